@@ -1,0 +1,197 @@
+"""`python -m vae train | evaluate | tsne | list`: the program without a browser."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+from dataclasses import asdict
+
+from tqdm import tqdm
+
+from vae import checkpoint, data, runs
+from vae.checkpoint import CheckpointError
+from vae.config import ACTIVATIONS, DEVICES, LIKELIHOODS, NETWORKS, SCHEDULES, ConfigError, ModelConfig, TrainConfig
+from vae.data import DataError
+from vae.evaluate import evaluate
+from vae.runs import RunError
+from vae.train import Record, TrainingError
+
+USER_ERRORS = (CheckpointError, ConfigError, DataError, RunError, TrainingError)
+
+
+def integers(text: str) -> tuple[int, ...]:
+    """`512,256` -> (512, 256); for argparse."""
+    return tuple(int(part) for part in text.split(",") if part.strip())
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m vae", description="Train and evaluate variational autoencoders.")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="train | evaluate | tsne | list")
+    add_train_arguments(verbs.add_parser("train", help="train a model and keep it under a name"))
+
+    parser_evaluate = verbs.add_parser("evaluate", help="held-out ELBO, likelihood, neighbours of a trained model")
+    parser_evaluate.add_argument("name")
+    parser_evaluate.add_argument(
+        "--importance-samples", type=int, default=100, help="for nll; 0 leaves it out (default 100)"
+    )
+    parser_evaluate.add_argument("--seed", type=int, default=0)
+    parser_evaluate.add_argument("--json", action="store_true", help="print JSON alone")
+
+    verbs.add_parser("tsne", help="compute the t-SNE of a model's codes, and keep it").add_argument("name")
+    parser_list = verbs.add_parser("list", help="the models there are")
+    parser_list.add_argument("--json", action="store_true", help="print JSON alone")
+    verbs.add_parser("work").add_argument("name")  # what the app starts in the background; not for people
+    return parser
+
+
+def add_train_arguments(parser: argparse.ArgumentParser) -> None:
+    model = {field: ModelConfig.__dataclass_fields__[field].default for field in ModelConfig.__dataclass_fields__}
+    training = {field: TrainConfig.__dataclass_fields__[field].default for field in TrainConfig.__dataclass_fields__}
+    parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
+    parser.add_argument("--dataset", required=True, help=", ".join(data.DATASETS))
+    parser.add_argument("--name", required=True, help="of the checkpoint's folder")
+    parser.add_argument("--network", choices=NETWORKS, default=model["network"])
+    parser.add_argument("--channels", type=integers, help="conv only, image to code, as 16,32 (its default)")
+    parser.add_argument("--widths", type=integers, help="of the dense layers; 512,256 if mlp, 256 if conv")
+    parser.add_argument("--latent-dim", type=int, default=model["latent_dim"])
+    parser.add_argument("--activation", choices=ACTIVATIONS, default=model["activation"])
+    parser.add_argument("--likelihood", choices=LIKELIHOODS, default=model["likelihood"])
+    parser.add_argument("--sigma", type=float, default=model["sigma"], help="gaussian only")
+    parser.add_argument("--beta", type=float, default=training["beta"], help="weight of the KL")
+    parser.add_argument("--epochs", type=int, default=training["epochs"])
+    parser.add_argument("--batch-size", type=int, default=training["batch_size"])
+    parser.add_argument("--learning-rate", type=float, default=training["learning_rate"])
+    parser.add_argument("--schedule", choices=SCHEDULES, default=training["schedule"])
+    parser.add_argument("--seed", type=int, default=training["seed"])
+    parser.add_argument("--device", choices=DEVICES, default=training["device"])
+    parser.add_argument("--threads", type=int, default=training["threads"], help="0: all cores but one")
+    parser.add_argument("--half", action="store_true", help="store float16")
+    parser.add_argument("--json", action="store_true", help="print the held-out figures as JSON alone")
+
+
+def run_train(args: argparse.Namespace) -> None:
+    conv = args.network == "conv"
+    channels = args.channels if args.channels is not None else ((16, 32) if conv else ())
+    widths = args.widths if args.widths is not None else ((256,) if conv else (512, 256))
+    model = ModelConfig(
+        data.dataset_info(args.dataset).image_shape, args.network, channels, widths, args.latent_dim,
+        args.activation, args.likelihood, args.sigma,
+    )  # fmt: skip
+    training = TrainConfig(
+        args.dataset, args.epochs, args.batch_size, args.learning_rate, args.schedule, args.beta, args.seed,
+        args.device, args.threads, args.half,
+    )  # fmt: skip
+    folder = runs.create(args.name, model, training)
+    _train(args.name, show_progress=True)
+    metrics = asdict(checkpoint.read_metrics(folder)) if (folder / "metrics.json").is_file() else {}
+    if args.json:
+        print(json.dumps({"name": args.name, "dataset": args.dataset, **metrics}))
+    elif metrics:
+        print(
+            f"{args.name}: held-out ELBO {metrics['elbo']:.2f} = -(reconstruction {metrics['recon_loss']:.2f} "
+            f"+ KL {metrics['kl']:.2f}) nats per image, {metrics['seconds']:.0f} s; kept in {folder}"
+        )
+
+
+def _train(name: str, show_progress: bool) -> None:
+    def stop(*_: object) -> None:
+        runs.request_stop(name)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C does not wait
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
+    with tqdm(unit="step", file=sys.stderr, disable=not show_progress) as bar:
+        for record in runs.work(name):
+            _show(bar, record)
+
+
+def _show(bar: tqdm, record: Record) -> None:
+    bar.total = record.n_steps
+    terms = record.held_out or record.train
+    which = "held-out" if record.held_out else "training"
+    bar.set_postfix_str(
+        f"epoch {record.epoch:.1f}, {which} loss {terms.loss:.2f}, {record.images_per_second:,.0f} images/s", False
+    )
+    bar.update(record.step - bar.n)
+
+
+def run_evaluate(args: argparse.Namespace) -> None:
+    if not 0 <= args.importance_samples <= 100_000:
+        raise ConfigError("importance_samples", f"{args.importance_samples} was given; use 0 to 100,000")
+    folder = checkpoint.find(args.name)
+    model = checkpoint.load_model(folder)
+    _, training = checkpoint.read_config(folder)
+    train, held_out = (data.load(training.dataset, split) for split in data.SPLITS)
+    with tqdm(total=len(held_out.images), unit="image", file=sys.stderr) as bar:
+        result = evaluate(
+            model, train, held_out, args.importance_samples, args.seed, lambda done, _: bar.update(done - bar.n)
+        )
+        bar.update(bar.total - bar.n)
+    figures = {"name": args.name, "dataset": training.dataset, **asdict(result)}
+    if args.json:
+        print(json.dumps(figures))
+        return
+    for key, value in figures.items():
+        print(f"{key:22s} {value:.4f}" if isinstance(value, float) else f"{key:22s} {value}")
+
+
+def run_list(args: argparse.Namespace) -> None:
+    rows = [_row(summary) for summary in checkpoint.list_checkpoints()]
+    if args.json:
+        print(json.dumps(rows))
+        return
+    for row in rows:
+        if row["problem"]:
+            print(f"{row['name']:20s} {row['problem']}")
+        else:
+            kind = f"{row['dataset']}, {row['network']}, {row['latent_dim']} latent dimensions"
+            print(f"{row['name']:20s} {kind:50s} held-out ELBO {row['elbo']:.2f}")
+
+
+def _row(summary: checkpoint.Summary) -> dict:
+    model, training, metrics = summary.model, summary.training, summary.metrics
+    return {
+        "name": summary.name,
+        "dataset": training.dataset if training else None,
+        "network": model.network if model else None,
+        "latent_dim": model.latent_dim if model else None,
+        "likelihood": model.likelihood if model else None,
+        "beta": training.beta if training else None,
+        "epochs": metrics.epochs if metrics else None,
+        "elbo": metrics.elbo if metrics else None,
+        "state": runs.status(summary.name).state if model else None,
+        "problem": summary.problem,
+    }
+
+
+def run_tsne(args: argparse.Namespace) -> None:
+    with tqdm(unit="step", file=sys.stderr) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        runs.work_tsne(args.name, show)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    args = make_parser().parse_args(arguments)
+    verbs = {"train": run_train, "evaluate": run_evaluate, "list": run_list, "tsne": run_tsne}
+    try:
+        if args.verb == "work":
+            _train(args.name, show_progress=False)
+        else:
+            verbs[args.verb](args)
+    except USER_ERRORS as error:
+        print(f"python -m vae {args.verb}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"python -m vae {args.verb}: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,262 @@
+"""Names -> tensors: uint8 images (N, C, H, W) and integer labels (N,), split into training and held-out images."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.error import URLError
+
+import torch
+from platformdirs import user_cache_dir
+from torch import Tensor
+
+from vae.config import ConfigError
+
+SPLITS = ("train", "held_out")
+Progress = Callable[[int, int], None]  # called with bytes so far, bytes in all
+
+
+class DataError(RuntimeError):
+    """A data set that is missing, damaged or out of reach; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What is known of a data set before it is loaded."""
+
+    title: str
+    about: str  # one sentence: what the images are, and their source
+    image_shape: tuple[int, int, int]  # (C, H, W)
+    n_train: int
+    n_held_out: int
+    class_names: tuple[str, ...]
+    torchvision_class: str | None = None  # the sets that are downloaded on first use
+    download_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Images:
+    images: Tensor  # (N, C, H, W) uint8
+    labels: Tensor  # (N,) int64, indices into the data set's class_names
+
+
+DIGIT_NAMES = tuple("0123456789")
+SHAPE_NAMES = ("square", "ellipse", "triangle")
+# The known factors of `shapes`, in the order of shape_factors' columns, and how many values each takes.
+SHAPE_FACTORS = {"shape": 3, "scale": 4, "orientation": 6, "x": 12, "y": 12}
+
+DATASETS = {
+    "digits": DatasetInfo(
+        "Digits (8 × 8)",
+        "1,797 handwritten digits of 8 × 8 pixels (Alpaydin & Kaynak 1998, from the UCI repository); inside scikit-learn.",
+        (1, 8, 8), 1497, 300, DIGIT_NAMES,
+    ),
+    "shapes": DatasetInfo(
+        "Shapes (28 × 28)",
+        "Squares, ellipses and triangles drawn by the program: every combination of shape, scale, orientation, x and y.",
+        (1, 28, 28), 8640, 1728, SHAPE_NAMES,
+    ),
+    "mnist": DatasetInfo(
+        "MNIST (28 × 28)",
+        "70,000 handwritten digits (LeCun, Cortes & Burges 1998; CC BY-SA 3.0); fetched on first use, 12 MB.",
+        (1, 28, 28), 60000, 10000, DIGIT_NAMES, "MNIST", 11_594_722,
+    ),
+    "fashion-mnist": DatasetInfo(
+        "Fashion-MNIST (28 × 28)",
+        "70,000 pictures of clothes (Xiao, Rasul & Vollgraf 2017; MIT); fetched on first use, 31 MB.",
+        (1, 28, 28), 60000, 10000,
+        ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"),
+        "FashionMNIST", 30_878_645,
+    ),
+    "kmnist": DatasetInfo(
+        "KMNIST (28 × 28)",
+        "70,000 cursive Japanese characters of ten kinds (Clanuwat et al. 2018; CC BY-SA 4.0); fetched on first use, 21 MB.",
+        (1, 28, 28), 60000, 10000, ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
+        "KMNIST", 21_260_000,
+    ),
+}  # fmt: skip
+
+
+def dataset_info(name: str) -> DatasetInfo:
+    """Raises ConfigError if there is no such data set."""
+    if name not in DATASETS:
+        raise ConfigError("dataset", f"{name!r} is not a data set; choose one of {', '.join(DATASETS)}")
+    return DATASETS[name]
+
+
+def data_root() -> Path:
+    """Where downloaded data sets are kept: $LATENTARIUM_DATA, else a per-user cache folder."""
+    return Path(os.environ.get("LATENTARIUM_DATA") or user_cache_dir("latentarium")).expanduser()
+
+
+def load(name: str, split: str, progress: Progress | None = None) -> Images:
+    """The training or held-out images of a data set; downloads it first where it has to.
+
+    split: one of SPLITS. Raises ConfigError for an unknown name and DataError where the data can't be had.
+    """
+    info = dataset_info(name)
+    if split not in SPLITS:
+        raise ValueError(f"split {split!r} was given; use one of {SPLITS}")
+    if name == "digits":
+        return _load_digits(split)
+    if name == "shapes":
+        return _load_shapes(split)
+    return _load_torchvision(info, split, progress)
+
+
+def is_present(name: str) -> bool:
+    """Whether a data set can be loaded without a download."""
+    info = dataset_info(name)
+    return info.torchvision_class is None or not _missing_files(_torchvision_class(info), data_root())
+
+
+def to_float(images: Tensor) -> Tensor:
+    """uint8 (N, C, H, W) -> float32 in [0, 1]."""
+    return images.float().div_(255)
+
+
+def _split_indices(n: int, n_held_out: int, split: str) -> Tensor:
+    """The same shuffled split at every call: the last n_held_out of a fixed permutation are held out."""
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(0))
+    return order[:-n_held_out] if split == "train" else order[-n_held_out:]
+
+
+def _load_digits(split: str) -> Images:
+    from sklearn.datasets import load_digits  # here: a second of import that other data sets need not wait for
+
+    digits = load_digits()
+    images = torch.from_numpy(digits.images).mul(255 / 16).round().to(torch.uint8).unsqueeze(1)  # grey 0 to 16
+    indices = _split_indices(len(images), DATASETS["digits"].n_held_out, split)
+    return Images(images[indices], torch.from_numpy(digits.target).long()[indices])
+
+
+def shape_factors(split: str) -> Tensor:
+    """The factors that made each image of `shapes`: (N, 5) int64, columns as in SHAPE_FACTORS, from 0."""
+    factors = torch.cartesian_prod(*(torch.arange(n) for n in SHAPE_FACTORS.values()))
+    return factors[_split_indices(len(factors), DATASETS["shapes"].n_held_out, split)]
+
+
+def _load_shapes(split: str) -> Images:
+    factors = shape_factors(split)
+    return Images(_draw_shapes(factors), factors[:, 0])
+
+
+def _draw_shapes(factors: Tensor, side: int = 28) -> Tensor:
+    """(N, 5) factors -> (N, 1, side, side) uint8, white on black with edges one pixel soft."""
+    shape, scale, orientation, x, y = factors.float().view(-1, 5, 1, 1).unbind(1)
+    radius = side * (0.12 + 0.03 * scale)
+    # A quarter turn brings a square back to itself, so orientations stay within one.
+    angle = orientation * (math.pi / 2) / SHAPE_FACTORS["orientation"]
+    margin = side * 0.25
+    step = (side - 2 * margin) / (SHAPE_FACTORS["x"] - 1)
+    rows, columns = torch.meshgrid(torch.arange(side) + 0.5, torch.arange(side) + 0.5, indexing="ij")
+    right, down = columns - (margin + x * step), rows - (margin + y * step)
+    u = right * angle.cos() + down * angle.sin()
+    v = down * angle.cos() - right * angle.sin()
+    # Signed distances to each shape's edge in pixels (the ellipse's to first order), negative inside.
+    square = torch.maximum(u.abs(), v.abs()) - 0.8 * radius
+    level = torch.sqrt((u / radius) ** 2 + (v / (0.5 * radius)) ** 2)
+    slope = torch.sqrt((u / radius**2) ** 2 + (v / (0.5 * radius) ** 2) ** 2).clamp_min(1e-6) / level.clamp_min(1e-6)
+    ellipse = (level - 1) / slope
+    triangle = torch.maximum(v, (math.sqrt(3) * u.abs() - v) / 2) - 0.55 * radius
+    distance = torch.where(shape == 0, square, torch.where(shape == 1, ellipse, triangle))
+    return (0.5 - distance).clamp(0, 1).mul(255).round().to(torch.uint8).unsqueeze(1)
+
+
+def _torchvision_class(info: DatasetInfo):  # noqa: ANN202  (the type would need the late import)
+    import torchvision.datasets  # here: a second of import that only those who load these sets need
+
+    return getattr(torchvision.datasets, info.torchvision_class)
+
+
+def _missing_files(dataset_class, root: Path) -> list[str]:
+    raw = root / dataset_class.__name__ / "raw"
+    names = [filename.removesuffix(".gz") for filename, _ in dataset_class.resources]
+    return [name for name in names if not (raw / name).is_file()]
+
+
+def _load_torchvision(info: DatasetInfo, split: str, progress: Progress | None) -> Images:
+    dataset_class, root = _torchvision_class(info), data_root()
+    if _missing_files(dataset_class, root):
+        _download(info, dataset_class, root, progress)
+    folder = root / dataset_class.__name__
+    try:
+        dataset = dataset_class(root, train=split == "train", download=False)
+    except (AssertionError, EOFError, KeyError, OSError, RuntimeError, ValueError) as error:
+        raise DataError(_damaged(info, folder)) from error
+    expected = (info.n_train if split == "train" else info.n_held_out, *info.image_shape[1:])
+    images, labels = dataset.data, dataset.targets
+    right_labels = len(labels) == expected[0] and 0 <= int(labels.min()) and int(labels.max()) < len(info.class_names)
+    if tuple(images.shape) != expected or not right_labels:
+        raise DataError(_damaged(info, folder))
+    return Images(images.unsqueeze(1), labels.long())
+
+
+def _damaged(info: DatasetInfo, folder: Path) -> str:
+    return f"The {info.title} files in {folder} are damaged; delete that folder and try again: it is fetched anew."
+
+
+def _download(info: DatasetInfo, dataset_class, root: Path, progress: Progress | None) -> None:
+    """Fetches all files beside their place, checks them, and moves them in at one stroke.
+
+    Raises DataError where the folder can't be written or nothing answers.
+    """
+    instead = "choose the data set 'digits' or 'shapes', which need no download"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix="download-", dir=root))
+    except OSError as error:
+        raise DataError(
+            f"{info.title} is not in {root}, and that folder can't be written ({error.strerror}); "
+            f"set LATENTARIUM_DATA to a folder that can, or {instead}."
+        ) from error
+    try:
+        with _watch_size(scratch, info.download_bytes, progress):
+            dataset_class(scratch, train=True, download=True)
+        for archive in (scratch / dataset_class.__name__ / "raw").glob("*.gz"):
+            archive.unlink()
+        folder = root / dataset_class.__name__
+        if folder.exists():  # an earlier copy that lacks files
+            os.replace(folder, scratch / "incomplete")
+        os.replace(scratch / dataset_class.__name__, folder)
+    except (URLError, OSError, RuntimeError, EOFError, gzip.BadGzipFile) as error:
+        if isinstance(error, OSError) and not isinstance(error, URLError) and error.errno is not None:
+            reason = f"could not be written to {root} ({error.strerror}); make room there"
+        else:
+            reason = f"is not in {root}, and could not be fetched; check the network and try again"
+        raise DataError(f"{info.title} {reason}, or {instead}.") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+class _watch_size:
+    """While open, reports how many bytes of a download have arrived, three times a second.
+
+    torchvision offers no callback; what it has written is there to be seen.
+    """
+
+    def __init__(self, folder: Path, total: int, progress: Progress | None):
+        self.folder, self.total, self.progress = folder, total, progress
+        self.done = threading.Event()
+        self.thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> None:
+        if self.progress:
+            self.thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.done.set()
+        if self.progress:
+            self.thread.join()
+
+    def _watch(self) -> None:
+        while not self.done.wait(0.3):
+            n_bytes = sum(path.stat().st_size for path in self.folder.rglob("*.gz") if path.exists())
+            self.progress(min(n_bytes, self.total), self.total)
