@@ -12,7 +12,17 @@ from tqdm import tqdm
 
 from vae import checkpoint, data, runs
 from vae.checkpoint import CheckpointError
-from vae.config import ACTIVATIONS, DEVICES, LIKELIHOODS, NETWORKS, SCHEDULES, ConfigError, ModelConfig, TrainConfig
+from vae.config import (
+    ACTIVATIONS,
+    DEVICES,
+    LIKELIHOODS,
+    NETWORKS,
+    SCHEDULES,
+    ConfigError,
+    ModelConfig,
+    TrainConfig,
+    check_integer,
+)
 from vae.data import DataError
 from vae.evaluate import evaluate
 from vae.runs import RunError
@@ -93,6 +103,8 @@ def run_train(args: argparse.Namespace) -> None:
             f"{args.name}: held-out ELBO {metrics['elbo']:.2f} = -(reconstruction {metrics['recon_loss']:.2f} "
             f"+ KL {metrics['kl']:.2f}) nats per image, {metrics['seconds']:.0f} s; kept in {folder}"
         )
+    else:
+        print(f"{args.name}: {runs.status(args.name).message}")
 
 
 def _train(name: str, show_progress: bool) -> None:
@@ -109,17 +121,17 @@ def _train(name: str, show_progress: bool) -> None:
 
 def _show(bar: tqdm, record: Record) -> None:
     bar.total = record.n_steps
-    terms = record.held_out or record.train
     which = "held-out" if record.held_out else "training"
-    bar.set_postfix_str(
-        f"epoch {record.epoch:.1f}, {which} loss {terms.loss:.2f}, {record.images_per_second:,.0f} images/s", False
-    )
+    if terms := record.held_out or record.train:
+        bar.set_postfix_str(
+            f"epoch {record.epoch:.1f}, {which} loss {terms.loss:.2f}, {record.images_per_second:,.0f} images/s", False
+        )
     bar.update(record.step - bar.n)
 
 
 def run_evaluate(args: argparse.Namespace) -> None:
-    if not 0 <= args.importance_samples <= 100_000:
-        raise ConfigError("importance_samples", f"{args.importance_samples} was given; use 0 to 100,000")
+    check_integer("importance-samples", args.importance_samples, 0, 100_000)
+    check_integer("seed", args.seed, 0, 2**31 - 1)
     folder = checkpoint.find(args.name)
     model = checkpoint.load_model(folder)
     _, training = checkpoint.read_config(folder)
@@ -152,6 +164,12 @@ def run_list(args: argparse.Namespace) -> None:
 
 def _row(summary: checkpoint.Summary) -> dict:
     model, training, metrics = summary.model, summary.training, summary.metrics
+    state, problem = None, summary.problem
+    if model:
+        try:
+            state = runs.status(summary.name).state
+        except CheckpointError as error:
+            problem = str(error)
     return {
         "name": summary.name,
         "dataset": training.dataset if training else None,
@@ -161,8 +179,8 @@ def _row(summary: checkpoint.Summary) -> dict:
         "beta": training.beta if training else None,
         "epochs": metrics.epochs if metrics else None,
         "elbo": metrics.elbo if metrics else None,
-        "state": runs.status(summary.name).state if model else None,
-        "problem": summary.problem,
+        "state": state,
+        "problem": problem,
     }
 
 

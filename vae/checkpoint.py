@@ -14,6 +14,7 @@ import json
 import os
 import re
 import tempfile
+import textwrap
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,10 @@ from vae.train import Record, Terms
 
 SHIPPED_ROOT = Path(__file__).resolve().parent.parent / "checkpoints"
 MAX_JSON_BYTES = 1_000_000
-NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+# Windows keeps a few names for devices, whatever follows a dot in them.
+NAME_PATTERN = re.compile(
+    r"(?!(?:con|prn|aux|nul|com\d|lpt\d)(?:\.|$))[a-z0-9][a-z0-9._-]{0,63}", re.ASCII | re.IGNORECASE
+)
 
 
 class CheckpointError(RuntimeError):
@@ -64,7 +68,7 @@ class Summary:
 
 def checkpoint_root() -> Path:
     """Where new checkpoints are written: $LATENTARIUM_CHECKPOINTS, else beside those that ship."""
-    return Path(os.environ.get("LATENTARIUM_CHECKPOINTS") or SHIPPED_ROOT).expanduser()
+    return Path(os.path.expanduser(os.environ.get("LATENTARIUM_CHECKPOINTS") or SHIPPED_ROOT))
 
 
 def check_name(name: str) -> None:
@@ -77,13 +81,13 @@ def check_name(name: str) -> None:
 
 
 def find(name: str) -> Path:
-    """The folder of a checkpoint, among the user's own and the shipped ones. Raises CheckpointError if there is none."""
+    """The folder of a checkpoint, the user's own or a shipped one. Raises CheckpointError if there is none."""
     try:
         check_name(name)
     except ConfigError as error:
         raise CheckpointError(f"There is no checkpoint {name!r}: that can't be a name.") from error
     for root in (checkpoint_root(), SHIPPED_ROOT):
-        if (root / name).is_dir():
+        if os.path.isdir(root / name):  # False, too, where the root may not be read
             return root / name
     raise CheckpointError(
         f"There is no checkpoint {name!r} in {checkpoint_root()}; `python -m vae list` shows those there are."
@@ -92,13 +96,16 @@ def find(name: str) -> Path:
 
 def list_checkpoints() -> list[Summary]:
     """All checkpoints and runs by name, the unreadable ones with the reason."""
-    folders: dict[str, Path] = {}
-    for root in (SHIPPED_ROOT, checkpoint_root()):
-        if root.is_dir():
-            folders |= {
-                path.name: path for path in root.iterdir() if path.is_dir() and NAME_PATTERN.fullmatch(path.name)
-            }
+    folders = {folder.name: folder for root in (SHIPPED_ROOT, checkpoint_root()) for folder in checkpoint_folders(root)}
     return [_summarize(folders[name]) for name in sorted(folders)]
+
+
+def checkpoint_folders(root: Path) -> list[Path]:
+    """The folders that may hold a checkpoint; none where there is no such root, or it may not be read."""
+    try:
+        return [Path(entry) for entry in os.scandir(root) if NAME_PATTERN.fullmatch(entry.name) and entry.is_dir()]
+    except OSError:
+        return []
 
 
 def _summarize(folder: Path) -> Summary:
@@ -114,45 +121,65 @@ def _summarize(folder: Path) -> Summary:
 # Writing
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes beside, then renames into place: a crash or a full disk leaves the old file or the new one, whole."""
-    descriptor, scratch = tempfile.mkstemp(prefix=f".{path.name}-", suffix=".tmp", dir=path.parent)
+def write_atomically(contents: dict[Path, bytes]) -> None:
+    """Writes all files beside their places, then renames them into place: a crash leaves the old or the new of each,
+    whole, and a full disk the old of all."""
+    scratches: dict[str, Path] = {}
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(scratch, 0o644)  # mkstemp makes files that only their owner can read
-        os.replace(scratch, path)
+        for path, content in contents.items():
+            descriptor, scratch = tempfile.mkstemp(prefix=f".{path.name}-", suffix=".tmp", dir=path.parent)
+            scratches[scratch] = path
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(scratch, 0o644)  # mkstemp makes files that only their owner can read
+        for scratch, path in scratches.items():
+            os.replace(scratch, path)
     except BaseException:
-        Path(scratch).unlink(missing_ok=True)
+        for scratch in scratches:
+            Path(scratch).unlink(missing_ok=True)
         raise
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
+    write_atomically({path: _to_json(content)})
+
+
+def _to_json(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2) + "\n").encode()
 
 
 def save_config(folder: Path, model: ModelConfig, training: TrainConfig) -> None:
     write_json(folder / "config.json", {**asdict(model), "training": asdict(training)})
 
 
-def save_weights(folder: Path, model: VAE, half: bool) -> None:
-    """half: store float16; loading gives float32 again."""
-    dtype = torch.float16 if half else torch.float32
-    weights = {name: value.detach().to("cpu", dtype).contiguous() for name, value in model.state_dict().items()}
-    write_atomically(folder / "model.safetensors", tensors_to_bytes(weights, metadata={"format": "pt"}))
+def save_results(folder: Path, model: VAE, latents: Latents, metrics: Metrics, half: bool) -> None:
+    """Weights, codes and figures, which belong together. half: store float16; loading gives float32 again."""
+    write_atomically({
+        folder / "latents.safetensors": _latents_to_bytes(latents, half),
+        folder / "metrics.json": _to_json(asdict(metrics)),
+        folder / "model.safetensors": _weights_to_bytes(model, half),  # last: with it the checkpoint is whole
+    })  # fmt: skip
 
 
 def save_latents(folder: Path, latents: Latents, half: bool) -> None:
+    write_atomically({folder / "latents.safetensors": _latents_to_bytes(latents, half)})
+
+
+def _weights_to_bytes(model: VAE, half: bool) -> bytes:
+    dtype = torch.float16 if half else torch.float32
+    weights = {name: value.detach().to("cpu", dtype).contiguous() for name, value in model.state_dict().items()}
+    return tensors_to_bytes(weights, metadata={"format": "pt"})
+
+
+def _latents_to_bytes(latents: Latents, half: bool) -> bytes:
     dtype = torch.float16 if half else torch.float32
     tensors = {"mu": latents.mu, "logvar": latents.logvar}
     if latents.tsne is not None:
         tensors["tsne"] = latents.tsne
     tensors = {name: value.to(dtype).contiguous() for name, value in tensors.items()}
-    write_atomically(
-        folder / "latents.safetensors", tensors_to_bytes(tensors | {"labels": latents.labels.to(torch.uint8)})
-    )
+    return tensors_to_bytes(tensors | {"labels": latents.labels.to(torch.uint8)})
 
 
 # Reading
@@ -174,7 +201,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _damaged(path: Path, reason: str) -> str:
-    return f"The checkpoint {path.parent.name} can't be opened: {path.name}: {reason}; copy it there again, or delete {path.parent}."
+    reason = textwrap.shorten(reason, 200, placeholder=" ...")  # it may quote what the file holds
+    return (
+        f"The checkpoint {path.parent.name} can't be opened: {path.name}: {reason}; "
+        f"copy it there again, or delete {path.parent}."
+    )
 
 
 def read_config(folder: Path) -> tuple[ModelConfig, TrainConfig]:
@@ -200,7 +231,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         return load_tensors(path.read_bytes())
     except FileNotFoundError as error:
         raise CheckpointError(_damaged(path, "it is missing")) from error
-    except (OSError, SafetensorError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, SafetensorError, ValueError, KeyError, RuntimeError, MemoryError) as error:
         raise CheckpointError(_damaged(path, "it is cut short or is no safetensors file")) from error
 
 
@@ -214,9 +245,10 @@ def load_model(folder: Path) -> VAE:
     weights = {name: value.float() for name, value in _read_tensors(path).items()}
     if not all(value.isfinite().all() for value in weights.values()):
         raise CheckpointError(_damaged(path, "some weights are not numbers"))
-    model = VAE(config)
+    with torch.device("meta"):  # no memory for a network that config.json describes and the weights don't fill
+        model = VAE(config)
     try:
-        model.load_state_dict(weights, strict=True)
+        model.load_state_dict(weights, strict=True, assign=True)
     except RuntimeError as error:
         raise CheckpointError(
             _damaged(path, "its weights are those of another network than config.json says")
@@ -229,17 +261,17 @@ def load_latents(folder: Path) -> Latents:
     config, training = read_config(folder)
     path = folder / "latents.safetensors"
     tensors = _read_tensors(path)
-    mu, logvar, labels, tsne = (tensors.get(name) for name in ("mu", "logvar", "labels", "tsne"))
-    n_classes = len(dataset_info(training.dataset).class_names)
-    n = 0 if mu is None else len(mu)
-    shapes_fit = (
-        mu is not None and logvar is not None and labels is not None
-        and mu.shape == logvar.shape == (n, config.latent_dim) and labels.shape == (n,) and n > 0
-        and (tsne is None or tsne.shape == (n, 2)) and int(labels.max()) < n_classes
-    )  # fmt: skip
-    if not shapes_fit:
+    labels = tensors.pop("labels", torch.empty(0))
+    codes = {name: value.float() for name, value in tensors.items()}
+    n, n_classes = labels.numel(), len(dataset_info(training.dataset).class_names)
+    shapes = {"mu": (n, config.latent_dim), "logvar": (n, config.latent_dim), "tsne": (n, 2)}
+    labels_fit = labels.dtype == torch.uint8 and labels.shape == (n,) and n > 0 and int(labels.max()) < n_classes
+    codes_fit = {"mu", "logvar"} <= codes.keys() <= shapes.keys() and all(
+        value.shape == shapes[name] and bool(value.isfinite().all()) for name, value in codes.items()
+    )
+    if not (labels_fit and codes_fit):
         raise CheckpointError(_damaged(path, "its codes are not those of the model that config.json describes"))
-    return Latents(mu.float(), logvar.float(), labels.long(), None if tsne is None else tsne.float())
+    return Latents(labels=labels.long(), **codes)
 
 
 def read_metrics(folder: Path) -> Metrics:
@@ -248,23 +280,34 @@ def read_metrics(folder: Path) -> Metrics:
         values = {field.name: content[field.name] for field in fields(Metrics)}
     except KeyError as error:
         raise CheckpointError(_damaged(folder / "metrics.json", f"{error.args[0]} is missing")) from error
-    if not all(isinstance(value, int | float) for value in values.values()):
+    if not all(isinstance(value, int | float) and abs(value) < 1e15 for value in values.values()):  # False for NaN
         raise CheckpointError(_damaged(folder / "metrics.json", "it holds something else than numbers"))
     return Metrics(**values)
 
 
 def read_history(folder: Path) -> list[Record]:
     """The records so far; a line that is being written, or was cut by a crash, does not count."""
+    path = folder / "history.jsonl"
     try:
-        lines = (folder / "history.jsonl").read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
         return []
+    except OSError as error:
+        raise CheckpointError(_damaged(path, "it can't be read")) from error
     records = []
     for line in lines:
         try:
-            content = json.loads(line)
-            terms = {key: Terms(**content[key]) if content[key] else None for key in ("train", "held_out")}
-            records.append(Record(**(content | terms)))
-        except (ValueError, TypeError, KeyError):
+            records.append(_to_record(json.loads(line)))
+        except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError):
             continue
     return records
+
+
+def _to_record(content: dict[str, Any]) -> Record:
+    values: dict[str, Any] = {}
+    for key, value in content.items():
+        if key in ("train", "held_out"):
+            values[key] = None if value is None else Terms(**{name: float(nats) for name, nats in value.items()})
+        else:
+            values[key] = int(value) if key in ("step", "n_steps") else float(value)
+    return Record(**values)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,8 +27,8 @@ def check_integer(field: str, value: object, low: int, high: int) -> None:
 
 def check_number(field: str, value: object, low: float, high: float) -> None:
     """low is excluded, high allowed."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or not low < value <= high:
+    # NaN is neither above low nor below anything, so the comparison turns it away too.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low < value <= high:
         raise ConfigError(field, f"{value!r} was given; use a number above {low:g}, at most {high:g}")
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import gzip
+import contextlib
 import math
 import os
 import shutil
+import socket
+import ssl
 import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.error import URLError
 
 import torch
@@ -19,7 +23,12 @@ from torch import Tensor
 
 from vae.config import ConfigError
 
+if TYPE_CHECKING:
+    from torchvision.datasets import MNIST
+
 SPLITS = ("train", "held_out")
+DOWNLOAD_TIMEOUT = 30.0  # seconds that a server may keep silent
+NETWORK_ERRORS = (URLError, ConnectionError, TimeoutError, ssl.SSLError)  # those OSErrors that are not the disk's
 Progress = Callable[[int, int], None]  # called with bytes so far, bytes in all
 
 
@@ -37,7 +46,7 @@ class DatasetInfo:
     n_train: int
     n_held_out: int
     class_names: tuple[str, ...]
-    torchvision_class: str | None = None  # the sets that are downloaded on first use
+    torchvision_class: str = ""  # of the sets that are downloaded on first use
     download_bytes: int = 0
 
 
@@ -55,12 +64,12 @@ SHAPE_FACTORS = {"shape": 3, "scale": 4, "orientation": 6, "x": 12, "y": 12}
 DATASETS = {
     "digits": DatasetInfo(
         "Digits (8 × 8)",
-        "1,797 handwritten digits of 8 × 8 pixels (Alpaydin & Kaynak 1998, from the UCI repository); inside scikit-learn.",
+        "1,797 handwritten digits of 8 × 8 pixels (Alpaydin & Kaynak 1998, the UCI repository); inside scikit-learn.",
         (1, 8, 8), 1497, 300, DIGIT_NAMES,
     ),
     "shapes": DatasetInfo(
         "Shapes (28 × 28)",
-        "Squares, ellipses and triangles drawn by the program: every combination of shape, scale, orientation, x and y.",
+        "Squares, ellipses and triangles drawn by the program: each combination of shape, scale, orientation, x and y.",
         (1, 28, 28), 8640, 1728, SHAPE_NAMES,
     ),
     "mnist": DatasetInfo(
@@ -77,7 +86,7 @@ DATASETS = {
     ),
     "kmnist": DatasetInfo(
         "KMNIST (28 × 28)",
-        "70,000 cursive Japanese characters of ten kinds (Clanuwat et al. 2018; CC BY-SA 4.0); fetched on first use, 21 MB.",
+        "70,000 cursive Japanese characters (Clanuwat et al. 2018; CC BY-SA 4.0); fetched on first use, 21 MB.",
         (1, 28, 28), 60000, 10000, ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
         "KMNIST", 21_260_000,
     ),
@@ -93,7 +102,7 @@ def dataset_info(name: str) -> DatasetInfo:
 
 def data_root() -> Path:
     """Where downloaded data sets are kept: $LATENTARIUM_DATA, else a per-user cache folder."""
-    return Path(os.environ.get("LATENTARIUM_DATA") or user_cache_dir("latentarium")).expanduser()
+    return Path(os.path.expanduser(os.environ.get("LATENTARIUM_DATA") or user_cache_dir("latentarium")))
 
 
 def load(name: str, split: str, progress: Progress | None = None) -> Images:
@@ -114,7 +123,7 @@ def load(name: str, split: str, progress: Progress | None = None) -> Images:
 def is_present(name: str) -> bool:
     """Whether a data set can be loaded without a download."""
     info = dataset_info(name)
-    return info.torchvision_class is None or not _missing_files(_torchvision_class(info), data_root())
+    return not info.torchvision_class or not _missing_files(_torchvision_class(info), data_root())
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -170,40 +179,42 @@ def _draw_shapes(factors: Tensor, side: int = 28) -> Tensor:
     return (0.5 - distance).clamp(0, 1).mul(255).round().to(torch.uint8).unsqueeze(1)
 
 
-def _torchvision_class(info: DatasetInfo):  # noqa: ANN202  (the type would need the late import)
+def _torchvision_class(info: DatasetInfo) -> type[MNIST]:
     import torchvision.datasets  # here: a second of import that only those who load these sets need
 
     return getattr(torchvision.datasets, info.torchvision_class)
 
 
-def _missing_files(dataset_class, root: Path) -> list[str]:
+def _missing_files(dataset_class: type[MNIST], root: Path) -> list[str]:
     raw = root / dataset_class.__name__ / "raw"
     names = [filename.removesuffix(".gz") for filename, _ in dataset_class.resources]
-    return [name for name in names if not (raw / name).is_file()]
+    return [name for name in names if not os.path.isfile(raw / name)]
 
 
 def _load_torchvision(info: DatasetInfo, split: str, progress: Progress | None) -> Images:
+    from torchvision.datasets.mnist import read_image_file, read_label_file
+
     dataset_class, root = _torchvision_class(info), data_root()
     if _missing_files(dataset_class, root):
         _download(info, dataset_class, root, progress)
     folder = root / dataset_class.__name__
+    n, prefix = (info.n_train, "train") if split == "train" else (info.n_held_out, "t10k")
     try:
-        dataset = dataset_class(root, train=split == "train", download=False)
-    except (AssertionError, EOFError, KeyError, OSError, RuntimeError, ValueError) as error:
+        # The files themselves: torchvision's classes would prefer pickled ones that lie beside them.
+        images = read_image_file(str(folder / "raw" / f"{prefix}-images-idx3-ubyte"))
+        labels = read_label_file(str(folder / "raw" / f"{prefix}-labels-idx1-ubyte"))
+    except (AssertionError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise DataError(_damaged(info, folder)) from error
-    expected = (info.n_train if split == "train" else info.n_held_out, *info.image_shape[1:])
-    images, labels = dataset.data, dataset.targets
-    right_labels = len(labels) == expected[0] and 0 <= int(labels.min()) and int(labels.max()) < len(info.class_names)
-    if tuple(images.shape) != expected or not right_labels:
+    if images.shape != (n, *info.image_shape[1:]) or labels.shape != (n,) or labels.max() >= len(info.class_names):
         raise DataError(_damaged(info, folder))
-    return Images(images.unsqueeze(1), labels.long())
+    return Images(images.unsqueeze(1), labels)
 
 
 def _damaged(info: DatasetInfo, folder: Path) -> str:
     return f"The {info.title} files in {folder} are damaged; delete that folder and try again: it is fetched anew."
 
 
-def _download(info: DatasetInfo, dataset_class, root: Path, progress: Progress | None) -> None:
+def _download(info: DatasetInfo, dataset_class: type[MNIST], root: Path, progress: Progress | None) -> None:
     """Fetches all files beside their place, checks them, and moves them in at one stroke.
 
     Raises DataError where the folder can't be written or nothing answers.
@@ -217,22 +228,27 @@ def _download(info: DatasetInfo, dataset_class, root: Path, progress: Progress |
             f"{info.title} is not in {root}, and that folder can't be written ({error.strerror}); "
             f"set LATENTARIUM_DATA to a folder that can, or {instead}."
         ) from error
+    timeout_before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)  # torchvision sets none
     try:
         with _watch_size(scratch, info.download_bytes, progress):
             dataset_class(scratch, train=True, download=True)
         for archive in (scratch / dataset_class.__name__ / "raw").glob("*.gz"):
             archive.unlink()
-        folder = root / dataset_class.__name__
-        if folder.exists():  # an earlier copy that lacks files
-            os.replace(folder, scratch / "incomplete")
-        os.replace(scratch / dataset_class.__name__, folder)
-    except (URLError, OSError, RuntimeError, EOFError, gzip.BadGzipFile) as error:
-        if isinstance(error, OSError) and not isinstance(error, URLError) and error.errno is not None:
+        if _missing_files(dataset_class, root):  # still: another process may have been quicker
+            folder = root / dataset_class.__name__
+            if os.path.lexists(folder):  # an earlier copy that lacks files
+                os.replace(folder, scratch / "incomplete")
+            os.replace(scratch / dataset_class.__name__, folder)
+    except (OSError, HTTPException, RuntimeError) as error:
+        # torchvision says RuntimeError for a file that no mirror has, or whose checksum is wrong.
+        if isinstance(error, OSError) and not isinstance(error, NETWORK_ERRORS):
             reason = f"could not be written to {root} ({error.strerror}); make room there"
         else:
             reason = f"is not in {root}, and could not be fetched; check the network and try again"
         raise DataError(f"{info.title} {reason}, or {instead}.") from error
     finally:
+        socket.setdefaulttimeout(timeout_before)
         shutil.rmtree(scratch, ignore_errors=True)
 
 
@@ -243,20 +259,21 @@ class _watch_size:
     """
 
     def __init__(self, folder: Path, total: int, progress: Progress | None):
-        self.folder, self.total, self.progress = folder, total, progress
+        self.folder, self.total = folder, total
         self.done = threading.Event()
-        self.thread = threading.Thread(target=self._watch, daemon=True)
+        self.thread = threading.Thread(target=self._watch, args=[progress], daemon=True) if progress else None
 
     def __enter__(self) -> None:
-        if self.progress:
+        if self.thread:
             self.thread.start()
 
     def __exit__(self, *_: object) -> None:
         self.done.set()
-        if self.progress:
+        if self.thread:
             self.thread.join()
 
-    def _watch(self) -> None:
+    def _watch(self, progress: Progress) -> None:
         while not self.done.wait(0.3):
-            n_bytes = sum(path.stat().st_size for path in self.folder.rglob("*.gz") if path.exists())
-            self.progress(min(n_bytes, self.total), self.total)
+            with contextlib.suppress(OSError):  # files come and go; where the disk is full, the download itself says so
+                n_bytes = sum(path.stat().st_size for path in self.folder.rglob("*.gz"))
+                progress(min(n_bytes, self.total), self.total)

@@ -39,7 +39,7 @@ class Evaluation:
 def importance_weighted_nll(model: VAE, images: Tensor, n_samples: int, seed: int = 0) -> Tensor:
     """-log p(x) of each image in nats, (N,), estimated with z ~ q(z|x).
 
-    log p(x) ~ logsumexp_k [log p(x|z_k) + log p(z_k) - log q(z_k|x)] - log K, which is too low on average and tightens with K.
+    log p(x) ~ logsumexp_k [log p(x|z_k) + log p(z_k) - log q(z_k|x)] - log K: too low on average, tighter with K.
     images: uint8 (N, C, H, W). Source: Burda et al., arXiv:1509.00519, equation 8.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -69,7 +69,7 @@ def active_units(mu: Tensor) -> int:
 
 
 def knn_accuracy(train_mu: Tensor, train_labels: Tensor, mu: Tensor, labels: Tensor) -> float:
-    """Share of codes mu (N, D) to which the majority of their 5 nearest training codes gives the right class, 0 to 1."""
+    """Share of codes mu (N, D) that the majority of their 5 nearest training codes gives the right class, 0 to 1."""
     from sklearn.neighbors import KNeighborsClassifier  # here: a second of import that only evaluation needs
 
     classifier = KNeighborsClassifier(n_neighbors=min(N_NEIGHBOURS, len(train_mu)))

@@ -89,13 +89,17 @@ def project_tsne(mu: Tensor, tsne: Tensor) -> Projection:
 
 
 def compute_tsne(
-    mu: Tensor, seed: int = 0, perplexity: float = 30.0, progress: Callable[[int, int], None] | None = None
+    mu: Tensor, seed: int = 0, perplexity: float = 30.0, progress: Callable[[int, int], None] = lambda *_: None
 ) -> Tensor:
     """A t-SNE of mu (N, D) -> (N, 2), the same for the same seed. progress is called with steps so far, steps in all.
 
     openTSNE's FFT interpolation: benchmarks/tsne.py compares it with scikit-learn's.
     Source: van der Maaten & Hinton 2008; Linderman et al. 2019, doi:10.1038/s41592-018-0308-4.
+
+    Raises ValueError if all codes are the same: they have no neighbours to keep together.
     """
+    if torch.equal(mu, mu[:1].expand_as(mu)):
+        raise ValueError("all codes are the same, so a t-SNE has nothing to show; train with a lower beta")
     from openTSNE import TSNE  # here: a second of import that only a t-SNE needs
 
     n_done = last = 0
@@ -110,7 +114,8 @@ def compute_tsne(
         perplexity=min(perplexity, (len(mu) - 1) / 3),
         random_state=seed,
         n_jobs=1,
-        callbacks=report if progress else None,
+        initialization="pca" if mu.shape[1] > 1 else "random",
+        callbacks=report,
         callbacks_every_iters=10,
     )
     return torch.from_numpy(np.ascontiguousarray(method.fit(mu.double().numpy()), dtype=np.float32))
@@ -158,3 +163,10 @@ def sample_posterior(mu: Tensor, logvar: Tensor, n: int, seed: int) -> Tensor:
     """n draws from one image's q(z|x) = N(mu, exp(logvar)). mu, logvar: (D,). Returns (n, D)."""
     generator = torch.Generator().manual_seed(seed)
     return mu + torch.exp(0.5 * logvar) * torch.randn(n, len(mu), generator=generator)
+
+
+def nearest_code(mu: Tensor, z: Tensor) -> tuple[int, float]:
+    """Index of the code nearest to z, and its Euclidean distance. mu: (N, D), z: (D,)."""
+    squares = (mu - z).square().sum(1)
+    index = int(squares.argmin())
+    return index, float(squares[index].sqrt())

@@ -1,5 +1,7 @@
 """The model: encode, sample_z, decode. One class, whatever network and likelihood it has."""
 
+from typing import Any
+
 import torch
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
@@ -37,10 +39,10 @@ class VAE(
         mean_image: (C, H, W) in [0, 1], the mean of the training images.
         """
         init_weights(self, generator)
-        output = [layer for layer in self.decoder if hasattr(layer, "bias")][-1]
         logits = torch.logit(mean_image, eps=1e-3)
         # A dense output has a bias for each pixel, a convolutional one for each channel.
-        output.bias.data.copy_(logits.flatten() if isinstance(output, nn.Linear) else logits.mean((1, 2)))
+        *_, output_bias = self.decoder.parameters()
+        output_bias.data.copy_(logits.flatten() if self.config.network == "mlp" else logits.mean((1, 2)))
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x: (B, C, H, W) in [0, 1] -> mu and logvar of q(z|x), (B, D) each."""
@@ -64,10 +66,10 @@ class VAE(
         return torch.sigmoid(self.decode(z))
 
     @classmethod
-    def _load_as_safetensor(cls, model: "VAE", model_file: str, map_location: str, strict: bool) -> "VAE":
-        return super()._load_as_safetensor(model, model_file, map_location, strict=True).eval()
+    def _from_pretrained(cls, **kwargs: Any) -> "VAE":
+        return super()._from_pretrained(**kwargs | {"strict": True})
 
     @classmethod
-    def _load_as_pickle(cls, model: "VAE", model_file: str, map_location: str, strict: bool) -> "VAE":
+    def _load_as_pickle(cls, *_args: Any, **_kwargs: Any) -> Any:
         # huggingface_hub falls back to pickled weights where a repository has no safetensors.
-        raise ValueError("this repository holds pickled weights only; ask its author for model.safetensors")
+        raise ValueError("This repository holds pickled weights only; ask its author for model.safetensors.")

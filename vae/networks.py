@@ -16,7 +16,7 @@ from vae.config import ModelConfig
 ACTIVATION_LAYERS = {"gelu": nn.GELU, "relu": nn.ReLU, "tanh": nn.Tanh}
 # A 4 × 4 kernel with stride 2 and padding 1 halves (transposed: doubles) the sides exactly,
 # and its stride divides its size, so the transposed one leaves no checkerboard.
-HALVING = {"kernel_size": 4, "stride": 2, "padding": 1}
+KERNEL_SIZE, STRIDE, PADDING = 4, 2, 1
 
 
 def _feature_shape(config: ModelConfig) -> tuple[int, int, int]:
@@ -31,7 +31,7 @@ def make_encoder(config: ModelConfig) -> nn.Sequential:
     activation = ACTIVATION_LAYERS[config.activation]
     layers: list[nn.Module] = []
     for n_in, n_out in pairwise((config.image_shape[0], *config.channels)):
-        layers += [nn.Conv2d(n_in, n_out, **HALVING), activation()]
+        layers += [nn.Conv2d(n_in, n_out, KERNEL_SIZE, STRIDE, PADDING), activation()]
     layers.append(nn.Flatten())
     sizes = (math.prod(_feature_shape(config)), *config.widths)
     for n_in, n_out in pairwise(sizes):
@@ -50,7 +50,7 @@ def make_decoder(config: ModelConfig) -> nn.Sequential:
         layers += [nn.Linear(n_in, n_out), activation()]
     layers.append(nn.Unflatten(1, feature_shape))
     for n_in, n_out in pairwise((*reversed(config.channels), config.image_shape[0])):
-        layers += [nn.ConvTranspose2d(n_in, n_out, **HALVING), activation()]
+        layers += [nn.ConvTranspose2d(n_in, n_out, KERNEL_SIZE, STRIDE, PADDING), activation()]
     # The last activation belongs to the likelihood, not to the network.
     last_activation = max(i for i, layer in enumerate(layers) if isinstance(layer, activation))
     del layers[last_activation]
@@ -65,4 +65,5 @@ def init_weights(network: nn.Module, generator: torch.Generator) -> None:
     for layer in network.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
             nn.init.xavier_uniform_(layer.weight, generator=generator)
-            nn.init.zeros_(layer.bias)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)

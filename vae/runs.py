@@ -8,6 +8,7 @@ worker lives.
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -18,15 +19,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
+from torch import Tensor
 
 from vae import data
 from vae.checkpoint import (
+    SHIPPED_ROOT,
     CheckpointError,
     Metrics,
     check_name,
+    checkpoint_folders,
     checkpoint_root,
     find,
     load_latents,
@@ -35,17 +40,18 @@ from vae.checkpoint import (
     read_json,
     save_config,
     save_latents,
-    save_weights,
+    save_results,
     write_json,
 )
 from vae.config import ConfigError, ModelConfig, TrainConfig
 from vae.data import DataError, Images
-from vae.latent import Latents, compute_tsne, encode_images
+from vae.latent import N_TSNE_STEPS, Latents, compute_tsne, encode_images
 from vae.model import VAE
 from vae.train import Record, TrainingError, held_out_terms, pick_device, train
 
 STATES = ("queued", "preparing", "running", "stopped", "finished", "failed", "interrupted")
 ACTIVE_STATES = ("queued", "preparing", "running")
+START_SECONDS = 60  # that a new worker may take to import torch and lock its folder, on a slow machine
 SAVE_COST = 0.02  # share of the training time that saving on the way may take
 
 
@@ -92,11 +98,9 @@ def create(name: str, model: ModelConfig, training: TrainConfig) -> Path:
         raise ConfigError("image_shape", f"{model.image_shape} was given; {training.dataset} has {info.image_shape}")
     pick_device(training.device)
     root = checkpoint_root()
-    try:
-        if (root / name).exists() or find(name):
-            raise ConfigError("name", f"{name!r} exists already; choose another, or delete {find(name)}")
-    except CheckpointError:
-        pass  # the name is free
+    for folder in (root / name, SHIPPED_ROOT / name):
+        if os.path.lexists(folder):
+            raise ConfigError("name", f"{name!r} exists already; choose another, or delete {folder}")
     scratch = None
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -108,7 +112,7 @@ def create(name: str, model: ModelConfig, training: TrainConfig) -> Path:
     except OSError as error:
         if scratch:
             shutil.rmtree(scratch, ignore_errors=True)
-        if (root / name).exists():
+        if os.path.lexists(root / name):
             raise ConfigError("name", f"{name!r} exists already; choose another") from error
         raise RunError(
             f"The run can't be written to {root} ({error.strerror}); make room there, "
@@ -118,27 +122,41 @@ def create(name: str, model: ModelConfig, training: TrainConfig) -> Path:
 
 
 def start(name: str, model: ModelConfig, training: TrainConfig) -> Path:
-    """Creates a run and a worker process for it that outlives this one. Returns the run's folder. Raises as `create`."""
+    """Creates a run and a worker process for it that outlives this one. Returns the run's folder.
+
+    Raises as `create`, and RunError if the process can't be started.
+    """
     folder = create(name, model, training)
-    _spawn("work", name, folder / "worker.log")
+    try:
+        _spawn("work", name, folder)
+    except OSError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise RunError(f"The training process can't be started ({error.strerror}); make room and try again.") from error
     return folder
 
 
 def start_tsne(name: str) -> None:
-    """Computes the t-SNE of a checkpoint's codes in a worker process and keeps it with the checkpoint."""
+    """Computes the t-SNE of a checkpoint's codes in a worker process and keeps it with the checkpoint.
+
+    Raises CheckpointError if there is no such checkpoint, RunError if it is in training or can't be written.
+    """
     folder = find(name)
+    _check_not_training(folder)
+    job = tsne_status(name)
+    if job and job.state == "running":
+        return  # someone else has asked for it
     try:
-        _write_tsne_state(folder, "running", "")
-        _spawn("tsne", name, folder / "worker.log")
+        _write_tsne_state(folder, "queued", "")
+        _spawn("tsne", name, folder)
     except OSError as error:
-        raise RunError(f"The t-SNE can't be written to {folder} ({error.strerror}); make room there.") from error
+        raise RunError(_unwritable(folder, error)) from error
 
 
-def _spawn(verb: str, name: str, log_path: Path) -> None:
+def _spawn(verb: str, name: str, folder: Path) -> None:
     package_root = Path(__file__).resolve().parent.parent
     paths = [str(package_root), *filter(None, [os.environ.get("PYTHONPATH")])]
-    with open(log_path, "ab") as log:
-        subprocess.Popen(  # noqa: S603  (our own interpreter and module)
+    with open(folder / "worker.log", "ab") as log:
+        subprocess.Popen(
             [sys.executable, "-m", "vae", verb, name],
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -150,73 +168,105 @@ def _spawn(verb: str, name: str, log_path: Path) -> None:
 
 def request_stop(name: str) -> None:
     """Asks a run to stop; it keeps what it has learnt."""
-    (find(name) / "stop").touch()
+    folder = find(name)
+    try:
+        (folder / "stop").touch()
+    except OSError as error:
+        raise RunError(_unwritable(folder, error)) from error
 
 
 def status(name: str) -> RunStatus:
-    """Raises CheckpointError if there is no such run."""
+    """Raises CheckpointError if there is no such run, or its files are damaged."""
     folder = find(name)
-    records = read_history(folder)
-    if not (folder / "run.json").is_file():
-        return RunStatus(name, "finished", "", records)
-    content = read_json(folder / "run.json")
-    state, message = content.get("state"), str(content.get("message", ""))
-    if state not in STATES:
-        raise CheckpointError(f"The run {name} can't be read: run.json has no known state; delete {folder}.")
-    if state in ACTIVE_STATES and not _worker_lives(folder / "worker.lock", content.get("time", 0)):
-        kept = "what it had saved is kept" if (folder / "model.safetensors").is_file() else "nothing had been saved yet"
-        reason = _last_line(folder / "worker.log")
-        state, message = "interrupted", f"The training process ended before its work was done; {kept}.{reason}"
-    return RunStatus(name, state, message, records)
+    return RunStatus(name, *_read_state(folder), read_history(folder))
 
 
 def tsne_status(name: str) -> TsneStatus | None:
     """How far the t-SNE of a checkpoint's codes is; None if none is being made."""
     folder = find(name)
     try:
-        content = read_json(folder / "tsne.json")
-        job = TsneStatus(content["state"], str(content["message"]), content["done"] / content["total"])
-    except (CheckpointError, KeyError, TypeError, ZeroDivisionError):
+        content = _read_work(folder / "tsne.json", folder / "tsne.lock")
+        state, message, fraction = content["state"], str(content["message"]), content["done"] / content["total"]
+    except (CheckpointError, KeyError, TypeError, ArithmeticError):
         return None
-    if job.state == "running" and not _worker_lives(folder / "tsne.lock", content.get("time", 0)):
-        return TsneStatus("failed", f"The t-SNE ended before it was done.{_last_line(folder / 'worker.log')}", 0.0)
-    return job
+    if state in ACTIVE_STATES:
+        return TsneStatus("running", message, min(max(fraction, 0.0), 1.0))
+    if state == "interrupted":
+        message = f"The t-SNE ended before it was done.{_last_line(folder)}"
+    return TsneStatus("failed", message, 0.0)
 
 
 def active_runs() -> list[str]:
     """The names of the runs that are queued or running, the youngest first."""
-    root = checkpoint_root()
-    candidates = [path.parent for path in root.glob("*/run.json")] if root.is_dir() else []
-    names = []
-    for folder in sorted(candidates, key=lambda path: path.stat().st_mtime, reverse=True):
+    created: dict[str, float] = {}
+    for folder in checkpoint_folders(checkpoint_root()):
         try:
-            if status(folder.name).is_active:
-                names.append(folder.name)
-        except CheckpointError:
-            continue
-    return names
+            if _read_state(folder)[0] in ACTIVE_STATES:
+                created[folder.name] = (folder / "config.json").stat().st_mtime  # of all its files, written but once
+        except (CheckpointError, OSError):
+            continue  # damaged, or deleted meanwhile
+    return sorted(created, key=created.__getitem__, reverse=True)
+
+
+def _read_state(folder: Path) -> tuple[str, str]:
+    """A run's state and a sentence about it. Raises CheckpointError if run.json is damaged."""
+    if not os.path.isfile(folder / "run.json"):
+        return "finished", ""  # a checkpoint that came without its run
+    content = _read_work(folder / "run.json", folder / "worker.lock")
+    state, message = content.get("state"), str(content.get("message", ""))
+    if state not in STATES:
+        raise CheckpointError(f"The run {folder.name} can't be read: run.json has no known state; delete {folder}.")
+    if state == "interrupted" and not message:
+        kept = "what it had saved is kept" if (folder / "model.safetensors").is_file() else "nothing had been saved yet"
+        message = f"The training process ended before its work was done; {kept}.{_last_line(folder)}"
+    return state, message
+
+
+def _read_work(state_path: Path, lock_path: Path) -> dict[str, Any]:
+    """What a worker wrote of its state; `interrupted` without a message if that worker is gone."""
+    content = read_json(state_path)
+    if content.get("state") not in ACTIVE_STATES or _worker_lives(lock_path, content):
+        return content
+    # A worker writes its last state before it lets go of the lock: it may have done both since the first look.
+    if read_json(state_path) != content:
+        return _read_work(state_path, lock_path)
+    return content | {"state": "interrupted", "message": ""}
+
+
+def _worker_lives(lock_path: Path, content: dict[str, Any]) -> bool:
+    now, since = time.time(), content.get("time")
+    recent = isinstance(since, int | float) and now - START_SECONDS < since < now + START_SECONDS
+    if content["state"] == "queued" and recent:
+        return True  # it may not have got as far as its lock
+    try:
+        with FileLock(lock_path, timeout=0):
+            return False
+    except Timeout:
+        return True
+    except OSError:
+        return False  # where nobody can write, nobody works
+
+
+def _last_line(folder: Path) -> str:
+    """What the worker said last, for a run that ended in a way it could not record itself."""
+    try:
+        lines = (folder / "worker.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    except OSError:
+        return ""
+    return f" Its last word: {lines[-1][:300]}" if lines else ""
 
 
 def _write_state(folder: Path, state: str, message: str) -> None:
     write_json(folder / "run.json", {"state": state, "message": message, "time": time.time()})
 
 
-def _worker_lives(lock_path: Path, state_time: float) -> bool:
-    try:
-        with FileLock(lock_path, timeout=0):
-            # Nobody holds it: a new worker needs a few seconds to import torch before it does.
-            return abs(time.time() - state_time) < 20
-    except Timeout:
-        return True
+def _write_tsne_state(folder: Path, state: str, message: str, done: int = 0, total: int = N_TSNE_STEPS) -> None:
+    content = {"state": state, "message": message, "done": done, "total": total, "time": time.time()}
+    write_json(folder / "tsne.json", content)
 
 
-def _last_line(log_path: Path) -> str:
-    """What the worker said last, for a run that ended in a way it could not record itself."""
-    try:
-        lines = log_path.read_text(errors="replace").strip().splitlines()
-    except OSError:
-        return ""
-    return f" Its last word: {lines[-1][:300]}" if lines else ""
+def _unwritable(folder: Path, error: OSError) -> str:
+    return f"{folder} can't be written ({error.strerror}); make room there and start again. What was saved is kept."
 
 
 # Working
@@ -229,32 +279,38 @@ def work(name: str) -> Iterator[Record]:
     """
     folder = find(name)
     should_stop = _StopFile(folder)
-    with FileLock(folder / "worker.lock"), _recorded(folder), _training_slot(should_stop) as our_turn:
-        if not our_turn:
-            _write_state(folder, "stopped", "Stopped before it began.")
-            return
-        model_config, config = read_config(folder)
-        configure_torch(config)
-        _write_state(folder, "preparing", f"Loading {data.dataset_info(config.dataset).title}.")
-        train_data = data.load(config.dataset, "train", _DownloadProgress(folder))
-        held_out = data.load(config.dataset, "held_out")
-        model = VAE(model_config)
-        saver = _Saver(folder, config, held_out)
-        _write_state(folder, "running", "Training.")
-        with open(folder / "history.jsonl", "a", encoding="utf-8") as history:
-            for record in train(model, config, train_data.images, held_out.images, should_stop):
-                history.write(json.dumps(asdict(record)) + "\n")
-                history.flush()
-                saver.offer(model, record)
-                yield record
-        _write_state(folder, "running", "Encoding the held-out images.")
-        saver.save(model, record)
-        if record.step == record.n_steps:
-            _write_state(folder, "finished", f"Trained for {config.epochs} epochs in {record.seconds:.0f} s.")
-        else:
-            _write_state(
-                folder, "stopped", f"Stopped at epoch {record.epoch:.1f} of {config.epochs}; what was learnt is kept."
-            )
+    with _locked(folder / "worker.lock"):
+        if read_json(folder / "run.json").get("state") != "queued":
+            raise RunError(f"{name} has been trained already; start a run with another name.")
+        with _recorded(folder, _write_state), _training_slot(should_stop) as our_turn:
+            if our_turn:
+                yield from _train_in(folder, should_stop)
+            else:
+                _write_state(folder, "stopped", "Stopped before it began.")
+
+
+def _train_in(folder: Path, should_stop: Callable[[], bool]) -> Iterator[Record]:
+    model_config, config = read_config(folder)
+    configure_torch(config)
+    _write_state(folder, "preparing", f"Loading {data.dataset_info(config.dataset).title}.")
+    train_data = data.load(config.dataset, "train", _DownloadProgress(folder))
+    held_out = data.load(config.dataset, "held_out")
+    model = VAE(model_config)
+    saver = _Saver(folder, config, held_out)
+    _write_state(folder, "running", "Training.")
+    with open(folder / "history.jsonl", "a", encoding="utf-8") as history:
+        for record in train(model, config, train_data.images, held_out.images, should_stop):
+            history.write(json.dumps(asdict(record)) + "\n")
+            history.flush()
+            saver.offer(model, record)
+            yield record
+    _write_state(folder, "running", "Encoding the held-out images.")
+    saver.save(model, record)
+    if record.step == record.n_steps:
+        _write_state(folder, "finished", f"Trained for {config.epochs} epochs in {record.seconds:.0f} s.")
+    else:
+        message = f"Stopped at epoch {record.epoch:.1f} of {config.epochs}; what was learnt is kept."
+        _write_state(folder, "stopped", message)
 
 
 def configure_torch(config: TrainConfig) -> None:
@@ -265,29 +321,52 @@ def configure_torch(config: TrainConfig) -> None:
 
 
 @contextmanager
-def _recorded(folder: Path) -> Iterator[None]:
-    """Writes what goes wrong inside into the run's state, as a sentence."""
+def _locked(path: Path) -> Iterator[None]:
+    """Marks a folder as worked on, as long as this process lives. Raises RunError if another one works on it."""
+    lock = FileLock(path, timeout=1)  # whoever asks whether a worker lives holds it for a moment
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise RunError(f"Another process works on {path.parent} already; wait until it is done.") from error
+    except OSError as error:
+        raise RunError(_unwritable(path.parent, error)) from error
     try:
         yield
-    except (DataError, TrainingError, ConfigError, CheckpointError) as error:
-        _write_state(folder, "failed", str(error))
-        raise
-    except OSError as error:
-        sentence = f"The run can't be written to {folder} ({error.strerror}); make room there and start again. What it had saved is kept."
-        _try_to_write_state(folder, sentence)
-        raise RunError(sentence) from error
-    except torch.OutOfMemoryError as error:
-        sentence = "The memory of the device is used up; use a smaller batch or network."
-        _try_to_write_state(folder, sentence)
-        raise RunError(sentence) from error
-    except GeneratorExit:  # whoever watched `work` went away, as by Ctrl-C
-        _try_to_write_state(folder, "Interrupted; what had been saved is kept.")
-        raise
+    finally:
+        lock.release()
 
 
-def _try_to_write_state(folder: Path, sentence: str) -> None:
+@contextmanager
+def _recorded(folder: Path, write_state: Callable[[Path, str, str], None]) -> Iterator[None]:
+    """Writes what goes wrong inside into the state, as a sentence for people, and raises it as such."""
     try:
-        _write_state(folder, "failed", sentence)
+        yield
+    except (GeneratorExit, KeyboardInterrupt):  # whoever watched `work` went away
+        _try_to_write(write_state, folder, "interrupted", "Interrupted; what had been saved is kept.")
+        raise
+    except Exception as error:
+        sentence = _explain(error, folder)
+        _try_to_write(write_state, folder, "failed", sentence or f"The worker failed: {error!r}")
+        if sentence is None or sentence == str(error):
+            raise
+        raise RunError(sentence) from error
+
+
+def _explain(error: Exception, folder: Path) -> str | None:
+    """The sentence for an error that people can do something about; None for a slip of ours."""
+    if isinstance(error, DataError | TrainingError | ConfigError | CheckpointError | RunError):
+        return str(error)
+    if isinstance(error, OSError):
+        return _unwritable(folder, error)
+    # On a CPU torch raises a plain RuntimeError.
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        return "The memory is used up; use a smaller batch or network."
+    return None
+
+
+def _try_to_write(write_state: Callable[[Path, str, str], None], folder: Path, state: str, message: str) -> None:
+    try:
+        write_state(folder, state, message)
     except OSError:
         pass  # no room even for that: `status` finds the worker gone, and says so
 
@@ -349,45 +428,53 @@ class _Saver:
         self.next_save = record.seconds + (time.perf_counter() - started) / SAVE_COST
 
     def save(self, model: VAE, record: Record) -> None:
-        """What is measured and encoded is the model as stored, so the map shows what loading will give."""
+        """What is measured and encoded is the model as stored, so the map shows what loading will give.
+
+        Raises TrainingError, and leaves what was saved before, if that model is of no use.
+        """
         stored = VAE(model.config).eval()
-        weights = {name: value.detach().cpu() for name, value in model.state_dict().items()}
-        stored.load_state_dict({name: (w.half().float() if self.config.half else w) for name, w in weights.items()})
-        mu, logvar = encode_images(stored, self.held_out.images)
+        stored.load_state_dict({name: self._as_stored(value) for name, value in model.state_dict().items()})
+        mu, logvar = (self._as_stored(codes) for codes in encode_images(stored, self.held_out.images))
         terms = held_out_terms(stored, self.held_out.images, beta=1.0)
+        if not (math.isfinite(terms.loss) and mu.isfinite().all() and logvar.isfinite().all()):
+            raise TrainingError(
+                "The model can't be kept: as stored, its held-out loss is not a number; use a lower learning rate"
+                + (", or store it in full precision." if self.config.half else ".")
+            )
         metrics = Metrics(len(mu), -terms.loss, terms.recon_loss, terms.kl, record.epoch, record.seconds)
-        save_weights(self.folder, stored, self.config.half)
-        save_latents(self.folder, Latents(mu, logvar, self.held_out.labels), self.config.half)
-        write_json(self.folder / "metrics.json", asdict(metrics))
+        latents = Latents(mu, logvar, self.held_out.labels)
+        save_results(self.folder, stored, latents, metrics, self.config.half)
+
+    def _as_stored(self, value: Tensor) -> Tensor:
+        value = value.detach().cpu()
+        return value.half().float() if self.config.half else value
 
 
-def work_tsne(name: str, progress: Callable[[int, int], None] | None = None) -> None:
+def work_tsne(name: str, progress: Callable[[int, int], None] = lambda *_: None) -> None:
     """Computes the t-SNE of a checkpoint's codes (seed 0), in this process, and keeps it with the checkpoint.
 
     progress is called with steps done, steps in all; the folder's tsne.json says the same to whoever watches.
+    Raises CheckpointError if the checkpoint can't be read, RunError if it is in training or can't be written.
     """
     folder = find(name)
+    _check_not_training(folder)
 
     def report(done: int, total: int) -> None:
         _write_tsne_state(folder, "running", "", done, total)
-        if progress:
-            progress(done, total)
+        progress(done, total)
 
-    try:
-        with FileLock(folder / "tsne.lock"):
-            report(0, 1)
-            _, config = read_config(folder)
-            latents = load_latents(folder)
+    with _locked(folder / "tsne.lock"), _recorded(folder, _write_tsne_state):
+        report(0, N_TSNE_STEPS)
+        _, config = read_config(folder)
+        latents = load_latents(folder)
+        try:
             points = compute_tsne(latents.mu, progress=report)
-            save_latents(folder, replace(latents, tsne=points), config.half)
-            (folder / "tsne.json").unlink(missing_ok=True)
-    except CheckpointError as error:
-        _write_tsne_state(folder, "failed", str(error))
-        raise
-    except OSError as error:
-        raise RunError(f"The t-SNE can't be written to {folder} ({error.strerror}); make room there.") from error
+        except ValueError as error:
+            raise RunError(f"There is no t-SNE of {name}: {error}.") from error
+        save_latents(folder, replace(latents, tsne=points), config.half)
+        (folder / "tsne.json").unlink(missing_ok=True)
 
 
-def _write_tsne_state(folder: Path, state: str, message: str, done: int = 0, total: int = 1) -> None:
-    content = {"state": state, "message": message, "done": done, "total": total, "time": time.time()}
-    write_json(folder / "tsne.json", content)
+def _check_not_training(folder: Path) -> None:
+    if _read_state(folder)[0] in ACTIVE_STATES:
+        raise RunError(f"{folder.name} is in training, and its codes still change; make the t-SNE when it has ended.")

@@ -49,7 +49,10 @@ class Record:
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is a CUDA or Apple GPU where torch finds one, else the CPU. Raises ConfigError if a named one is not there."""
+    """`auto` is a CUDA or Apple GPU where torch finds one, else the CPU.
+
+    Raises ConfigError if a named one is not there.
+    """
     present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if present[kind]))
@@ -111,15 +114,15 @@ def train(
     held_out_images: Tensor,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Record]:
-    """Trains a fresh model in place and yields a Record at the start, often at first, then evenly, and at each epoch's end.
+    """Trains a fresh model in place and yields Records: at the start, often at first, then evenly, at each epoch's end.
 
     train_images, held_out_images: uint8 (N, C, H, W); they are moved to the device once and stay there.
     should_stop is asked before each step; when it says True, a last Record follows.
     The same model, config and data give the same weights on a CPU with one thread.
     Source: Kingma & Welling, arXiv:1312.6114, algorithm 1; Adam: arXiv:1412.6980.
 
-    Raises ConfigError if a batch is larger than the data, TrainingError if the loss stops being a number: the model then
-    holds what made it so.
+    Raises ConfigError if a batch is larger than the data, TrainingError if the loss stops being a number: the model
+    then holds what made it so.
     """
     if config.batch_size > len(train_images):
         raise ConfigError(
@@ -185,11 +188,11 @@ class _Meter:
         self.clear()
 
     def clear(self) -> None:
-        self.sums: Tensor | float = 0.0
+        self.sums: Tensor | None = None  # [loss, recon_loss, kl] over n_images
         self.n_images = 0
 
     def add(self, sums: Tensor, n_images: int) -> None:
-        self.sums = self.sums + sums
+        self.sums = sums if self.sums is None else self.sums + sums
         self.n_images += n_images
 
     def is_epoch_end(self, step: int) -> bool:
@@ -203,19 +206,15 @@ class _Meter:
     def record(self, step: int, held_out: Terms | None) -> Record:
         now = time.perf_counter()
         train_terms, speed = None, 0.0
-        if self.n_images:
+        if self.sums is not None:
             train_terms = Terms(*(self.sums / self.n_images).tolist())
             speed = self.n_images / max(now - self.last_time, 1e-9)
-            self._check_finite(train_terms, held_out, step)
+        if not all(math.isfinite(terms.loss) for terms in (train_terms, held_out) if terms):
+            raise TrainingError(
+                f"The loss stopped being a number by step {step:,}; use a lower learning rate, or a lower beta."
+            )
         seconds = now - self.started
         left = seconds / step * (self.n_steps - step) if step else 0.0
         self.last_time = now
         self.clear()
         return Record(step, self.n_steps, step / self.steps_per_epoch, seconds, left, speed, train_terms, held_out)
-
-    def _check_finite(self, train_terms: Terms, held_out: Terms | None, step: int) -> None:
-        terms = (train_terms, held_out or train_terms)
-        if not all(math.isfinite(term.loss) for term in terms):
-            raise TrainingError(
-                f"The loss stopped being a number by step {step:,}; use a lower learning rate, or a lower beta."
-            )
