@@ -1,0 +1,31 @@
+"""Home: a living map at once, what it is in three sentences, and the way to the pages."""
+
+import streamlit as st
+
+from pages.ui.explore import explore_map
+from pages.ui.frame import begin_page
+from pages.ui.models import DEFAULT_MODEL, open_model
+from vae.checkpoint import CheckpointError
+
+begin_page(
+    "Latentarium",
+    "A variational autoencoder learnt to squeeze each handwritten digit into two numbers, and to draw the digit again "
+    "from them. Each point below is a digit it had never seen, at its two numbers; the colour tells which digit it was. "
+    "**Click anywhere**, also between the points: the model draws what it imagines there.",
+)
+try:
+    open_model(DEFAULT_MODEL)
+    explore_map(DEFAULT_MODEL, "z", "home")
+except CheckpointError as error:
+    st.error(str(error))
+
+st.subheader("Where to go from here")
+pages = {
+    "pages/latent_map.py": ("Latent map", "Any trained model as a map: its own plane, PCA or t-SNE.", ":material/scatter_plot:"),
+    "pages/interpolate.py": ("Interpolate", "Walk between two images, sample new ones, turn one dimension.", ":material/linear_scale:"),
+    "pages/train.py": ("Train", "Train a model of your own and watch its loss fall, term by term.", ":material/show_chart:"),
+}
+for column, (page, (title, text, icon)) in zip(st.columns(3), pages.items(), strict=True):
+    with column.container(border=True):
+        st.page_link(page, label=f"**{title}**", icon=icon)
+        st.markdown(text)

@@ -1,0 +1,79 @@
+"""Loss curves: redrawn in place while a run is live, plotly for a run that has ended."""
+
+from __future__ import annotations
+
+import altair as alt
+import pandas as pd
+import plotly.graph_objects as go
+import streamlit as st
+from plotly.subplots import make_subplots
+
+from vae.train import Record
+
+TERMS = {"loss": "Loss = reconstruction + β · KL", "recon_loss": "Reconstruction", "kl": "KL"}
+SPLITS = {"train": ("training", "#4c8ed9"), "held_out": ("held-out", "#e0803a")}
+CHART_HEIGHT = 170  # CSS pixels of one term's chart
+
+
+def _points(records: list[Record], term: str, split: str) -> tuple[list[float], list[float]]:
+    """Epochs and nats of one curve."""
+    pairs = [(record.epoch, getattr(getattr(record, split), term)) for record in records if getattr(record, split)]
+    return [epoch for epoch, _ in pairs], [value for _, value in pairs]
+
+
+def _y_range(records: list[Record], term: str) -> tuple[float, float]:
+    """The curves' range without the fall of the first twentieth, which would flatten all that follows."""
+    last = records[-1].epoch
+    values = [
+        value
+        for split in SPLITS
+        for epoch, value in zip(*_points(records, term, split), strict=True)
+        if epoch >= 0.05 * last
+    ]
+    low, high = min(values), max(values)
+    margin = 0.06 * (high - low) or 1.0
+    return low - margin, high + margin
+
+
+def live_curves(records: list[Record]) -> None:
+    """Vega-Lite charts, which Streamlit updates in place; its plotly charts mount anew at every update and flicker."""
+    labels, colours = zip(*SPLITS.values(), strict=True)
+    for term, title in TERMS.items():
+        frames = []
+        for split, (label, _) in SPLITS.items():
+            epochs, nats = _points(records, term, split)
+            frames.append(pd.DataFrame({"epoch": epochs, "nats": nats, "images": label}))
+        # One legend, above the first chart, and room for it in each, so that the three keep one height.
+        legend = alt.Legend(orient="top", title=None) if term == "loss" else None
+        chart = (
+            alt.Chart(pd.concat(frames), height=CHART_HEIGHT, title=f"{title}, nats per image")
+            .mark_line(clip=True, point=alt.OverlayMarkDef(size=14))
+            .encode(
+                x=alt.X("epoch:Q", title="epoch" if term == "kl" else None),
+                y=alt.Y("nats:Q", title=None, scale=alt.Scale(domain=_y_range(records, term), nice=False)),
+                color=alt.Color("images:N", scale=alt.Scale(domain=labels, range=colours), legend=legend),
+            )
+            .configure_axis(minExtent=40)
+        )
+        st.altair_chart(chart, key=f"live {term}", height=CHART_HEIGHT + (75 if term == "loss" else 50))
+
+
+def curves(records: list[Record], key: str) -> None:
+    """The same curves as one plotly figure: zoom, read off values, save."""
+    figure = make_subplots(rows=3, cols=1, shared_xaxes=True, vertical_spacing=0.08, subplot_titles=list(TERMS.values()))
+    for row, term in enumerate(TERMS, start=1):
+        for split, (label, colour) in SPLITS.items():
+            epochs, nats = _points(records, term, split)
+            mode = "lines" if len(epochs) > 1 else "markers"
+            trace = go.Scatter(
+                x=epochs, y=nats, name=label, mode=mode, line={"color": colour, "width": 2}, legendgroup=label,
+                showlegend=row == 1, hovertemplate="%{y:.2f} nats at epoch %{x:.1f}",
+            )  # fmt: skip
+            figure.add_trace(trace, row=row, col=1)
+        figure.update_yaxes(range=_y_range(records, term), row=row, col=1)
+    figure.update_xaxes(title_text="epoch", row=3, col=1)
+    figure.update_annotations(x=0, xanchor="left", font_size=15)
+    figure.update_layout(
+        height=3 * CHART_HEIGHT + 60, margin={"l": 10, "r": 10, "t": 30, "b": 10}, legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1.02, "yanchor": "bottom"},
+    )  # fmt: skip
+    st.plotly_chart(figure, key=key)

@@ -1,0 +1,51 @@
+"""The frame of every page: its title, its look, and the settings of the server process."""
+
+from __future__ import annotations
+
+import gc
+
+import streamlit as st
+import torch
+from streamlit.runtime.pages_manager import PagesManager
+
+STYLE = """
+<style>
+[data-testid="stMainBlockContainer"] { padding-top: 3.5rem; }
+.latentarium-picture { margin: 0; }
+.latentarium-picture img {
+    image-rendering: pixelated; display: block; max-width: 100%; border-radius: 6px;
+    border: 1px solid color-mix(in srgb, currentColor 25%, transparent);
+}
+.latentarium-picture figcaption { font-size: 0.875rem; opacity: 0.8; margin-top: 0.35rem; }
+.latentarium-strip { overflow-x: auto; }
+</style>
+"""
+
+
+def begin_page(title: str, lead: str) -> None:
+    """Title and one paragraph that says what the page is for. The first call of every page."""
+    _leave_pages_directory_mode()
+    _settle_process()
+    st.set_page_config(f"{title} · Latentarium" if title != "Latentarium" else title, layout="wide")
+    st.html(STYLE)
+    st.title(title)
+    st.markdown(lead)
+
+
+def _leave_pages_directory_mode() -> None:
+    """Until someone has opened `/`, Streamlit takes the folder `pages/` for its older kind of multipage app, in which a
+    deep link runs the page bare, without app.py. No public setting turns that off before the first run."""
+    if PagesManager.uses_pages_directory:
+        PagesManager.uses_pages_directory = False
+        st.rerun()
+
+
+@st.cache_resource(show_spinner=False)
+def _settle_process() -> None:
+    """Once per server: what the imports made stays for good, so the garbage collector need not walk it at every click.
+
+    One torch thread: sessions are threads already, and a training worker wants the other cores.
+    """
+    torch.set_num_threads(1)
+    gc.collect()
+    gc.freeze()

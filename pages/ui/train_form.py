@@ -1,0 +1,125 @@
+"""The settings of a training run; the defaults are those of the config's dataclasses."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from functools import partial
+from typing import Any
+
+import streamlit as st
+
+from vae import runs
+from vae.checkpoint import check_name, list_checkpoints
+from vae.config import LIKELIHOODS, NETWORKS, ConfigError, ModelConfig, TrainConfig
+from vae.data import DATASETS, dataset_info
+from vae.runs import RunError
+
+MODEL = {field.name: field.default for field in fields(ModelConfig)}
+TRAINING = {field.name: field.default for field in fields(TrainConfig)}
+# A small data set has few steps in an epoch: enough epochs for the curve to flatten.
+EPOCHS = {"digits": 100, "shapes": 30}
+WIDTHS = {"mlp": "512, 256", "conv": "256"}
+NETWORK_TITLES = {"mlp": "MLP (dense layers)", "conv": "convolutional"}
+LIKELIHOOD_TITLES = {"bernoulli": "Bernoulli", "gaussian": "Gaussian"}
+# A page switch keeps what was typed.
+selectbox, text_input, number_input = (
+    partial(widget, persist_state="session") for widget in (st.selectbox, st.text_input, st.number_input)
+)
+
+
+def train_form() -> None:
+    """Shows the settings; a press of the button starts a run and shows it."""
+    dataset = selectbox("Data", list(DATASETS), format_func=lambda name: DATASETS[name].title, key="train-dataset")
+    st.caption(DATASETS[dataset].about)
+    model, model_problem = _attempt(_model_settings, dataset)
+    training, training_problem = _attempt(_training_settings, dataset)
+    name = text_input(
+        "Name", key="train-name", placeholder=f"{_free_name(dataset, model)} (if left empty)", max_chars=64
+    ) or _free_name(dataset, model)  # fmt: skip
+    if problem := model_problem or training_problem:
+        st.error(problem)
+    pressed = st.button("Start training", type="primary", disabled=model is None or training is None, width="stretch")
+    if pressed:
+        _start(name, model, training)
+
+
+def _attempt(ask: Any, dataset: str) -> tuple[Any, str | None]:
+    """What the settings make, or the sentence that says why they can't work."""
+    try:
+        return ask(dataset), None
+    except ConfigError as error:
+        return None, str(error)
+
+
+def _model_settings(dataset: str) -> ModelConfig:
+    network = selectbox("Network", NETWORKS, format_func=NETWORK_TITLES.get, key="train-network")
+    channels = ()
+    if network == "conv":
+        channels = _integers("channels", text_input("Channels, image to code", "16, 32", key="train-channels",
+            help="Each layer halves the picture's sides; the decoder mirrors them."))  # fmt: skip
+    widths = _integers("widths", text_input("Dense widths, image to code", WIDTHS[network], key=f"train-widths-{network}",
+        help="Units of each dense layer; the decoder mirrors them."))  # fmt: skip
+    latent_dim = number_input("Latent dimensions", value=MODEL["latent_dim"], step=1, key="train-latent-dim",
+        help="Two make a map that loses nothing; more draw sharper pictures.")  # fmt: skip
+    likelihood = selectbox("Likelihood", LIKELIHOODS, format_func=LIKELIHOOD_TITLES.get, key="train-likelihood",
+        help="How a pixel's error counts. Bernoulli: grey values as probabilities. Gaussian: squared error over 2σ².")  # fmt: skip
+    sigma = MODEL["sigma"]
+    if likelihood == "gaussian":
+        sigma = number_input("σ of the Gaussian", value=sigma, step=0.05, format="%.2f", key="train-sigma",
+            help="A pixel's standard deviation, on the scale 0 to 1: the smaller, the more the picture counts against the KL.")  # fmt: skip
+    return ModelConfig(
+        image_shape=dataset_info(dataset).image_shape,
+        network=network,
+        channels=channels,
+        widths=widths,
+        latent_dim=latent_dim,
+        likelihood=likelihood,
+        sigma=sigma,
+    )
+
+
+def _training_settings(dataset: str) -> TrainConfig:
+    beta = number_input("β, the weight of the KL", value=TRAINING["beta"], step=0.5, key="train-beta",
+        help="The loss is reconstruction + β · KL. 1 is the ELBO; more tidies latent space and blurs pictures.")  # fmt: skip
+    left, right = st.columns(2)
+    with left:
+        epochs = number_input("Epochs", value=EPOCHS.get(dataset, TRAINING["epochs"]), step=1, key=f"train-epochs-{dataset}",
+            help="Passes over the training images.")  # fmt: skip
+        learning_rate = number_input("Learning rate", value=TRAINING["learning_rate"], step=0.0005, format="%.4f",
+            key="train-lr", help="Adam's, at the start; it falls to 0 along a cosine.")  # fmt: skip
+    with right:
+        batch_size = number_input("Batch", value=TRAINING["batch_size"], step=32, key="train-batch",
+            help="Images a step.")  # fmt: skip
+        seed = number_input("Seed", value=TRAINING["seed"], step=1, key="train-seed",
+            help="The same seed and settings give the same model.")  # fmt: skip
+    training = TrainConfig(
+        dataset=dataset, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, beta=beta, seed=seed
+    )
+    n_train = dataset_info(dataset).n_train
+    if batch_size > n_train:
+        raise ConfigError("batch", f"{batch_size:,} was given; {dataset} has {n_train:,} training images")
+    return training
+
+
+def _integers(field: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError as error:
+        raise ConfigError(field, f"{text!r} was given; use whole numbers with commas, as 512, 256") from error
+
+
+def _free_name(dataset: str, model: ModelConfig | None) -> str:
+    base = f"{dataset}-{model.latent_dim}d" if model else dataset
+    taken = {summary.name for summary in list_checkpoints()}
+    return next(name for i in range(1, 10_000) if (name := f"{base}-{i}") not in taken)
+
+
+def _start(name: str, model: ModelConfig, training: TrainConfig) -> None:
+    try:
+        check_name(name)
+        runs.start(name, model, training)
+    except (ConfigError, RunError) as error:
+        st.error(str(error))
+        return
+    st.session_state["run to show"] = name
+    st.rerun()

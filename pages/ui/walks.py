@@ -1,0 +1,175 @@
+"""The four parts of the Interpolate page: each a fragment that asks, computes by one named call, and shows."""
+
+from __future__ import annotations
+
+import random
+
+import streamlit as st
+import torch
+
+from pages.ui.models import OpenModel, held_out_images, open_model
+from pages.ui.pictures import save_button, show_picture
+from vae.latent import lerp, sample_posterior, sample_prior, slerp
+from vae.pictures import decode_pictures, film_strip, grid
+
+PATHS = {"linear": lerp, "spherical": slerp}
+
+
+def pick_image(opened: OpenModel, label: str, key: str, default_class: int) -> int:
+    """Chooses a held-out image by class, by index or by chance, and shows it. Returns its index."""
+    key = f"{key} {opened.name}"
+    labels = opened.latents.labels
+    st.markdown(f"**{label}**")
+    ways, number = st.columns([0.5, 0.5])
+    classes = ["any", *opened.class_names]
+    chosen = ways.selectbox("Class", classes, index=default_class + 1, key=f"{key} class")
+    indices = range(len(labels)) if chosen == "any" else (labels == classes.index(chosen) - 1).nonzero().flatten().tolist()
+    if not indices:
+        st.warning("No held-out image has that class; all classes are offered instead.")
+        indices = range(len(labels))
+    memory = f"{key} index"
+    if st.session_state.get(memory) not in indices:
+        st.session_state[memory] = indices[0]
+    st.button("By chance", key=f"{key} chance", on_click=lambda: st.session_state.update({memory: random.choice(indices)}))
+    index = number.number_input("Index", 0, len(labels) - 1, key=memory, step=1)
+    _show_image(opened, index, label)
+    return index
+
+
+def _show_image(opened: OpenModel, index: int, label: str) -> None:
+    name = opened.class_names[opened.latents.labels[index]]
+    originals = held_out_images(opened.training.dataset)
+    recon = decode_pictures(opened.model, opened.latents.mu[index].unsqueeze(0))[0]
+    left, right = st.columns(2)
+    if originals is not None:
+        with left:
+            show_picture(originals[index], f"{label}: held-out image {index}", f"image {index:,}: {name}")
+    with right if originals is not None else left:
+        show_picture(recon, f"{label}: its reconstruction", f"its reconstruction{'' if originals is not None else f' ({name})'}")
+
+
+def _say_where_images_are(opened: OpenModel) -> None:
+    if held_out_images(opened.training.dataset) is None:
+        st.caption("The data set is not on this machine, so the model's reconstructions stand for the images.")
+
+
+@st.fragment
+def show_walk(name: str) -> None:
+    opened = open_model(name)
+    last_class = len(opened.class_names) - 1
+    left, right = st.columns(2, gap="large")
+    with left:
+        start = pick_image(opened, "From", "walk from", min(3, last_class))
+    with right:
+        end = pick_image(opened, "To", "walk to", min(8, last_class))
+    _say_where_images_are(opened)
+
+    way, frames = st.columns(2, gap="large")
+    path = PATHS[way.segmented_control("Path", list(PATHS), default="linear", required=True, key="walk path")]
+    n_frames = frames.slider("Pictures in the strip", 3, 24, 11, key="walk frames")
+    mu = opened.latents.mu
+    z = path(mu[start], mu[end], torch.linspace(0, 1, n_frames))
+    strip = film_strip(decode_pictures(opened.model, z))
+    png = show_picture(strip, "Film strip", "left: the first image's code, right: the second's, decoded", _strip_scale(opened, n_frames), wide=True)
+    save_button(png, f"{name}-walk.png", "save walk", "Save the strip as PNG")
+
+    t = st.slider("Position on the way", 0.0, 1.0, 0.5, 0.01, key="walk position")
+    z_here = path(mu[start], mu[end], torch.tensor([t]))
+    picture, text = st.columns([0.3, 0.7])
+    with picture:
+        png = show_picture(decode_pictures(opened.model, z_here)[0], "Decoded image", f"at {t:.2f} of the way")
+        save_button(png, f"{name}-walk-{t:.2f}.png", "save position")
+    with text:
+        st.markdown(f"**z** = ({', '.join(f'{value:.2f}' for value in z_here[0].tolist())})")
+        st.caption(
+            "The linear path is the straight line between the two codes. The spherical one turns about the origin: "
+            "in many dimensions nearly all of the prior's mass lies at about one distance from it, √D, and a straight "
+            "line cuts through the empty inside. In two dimensions the inside is full, so either serves."
+        )
+
+
+@st.fragment
+def show_prior(name: str) -> None:
+    opened = open_model(name)
+    st.markdown("z is drawn from the prior N(0, I), and decoded: pictures of no image that ever was.")
+    settings = st.columns([0.3, 0.3, 0.2, 0.2], vertical_alignment="bottom")
+    n = settings[0].slider("Number of samples", 1, 144, 64, key="prior n")
+    temperature = settings[1].slider("Temperature", 0.1, 2.0, 1.0, 0.05, key="prior temperature",
+        help="Multiplies the draws: below 1 stays near the middle of the prior, above 1 leaves it.")  # fmt: skip
+    seed = settings[2].number_input("Seed", 0, 2**31 - 1, 0, key="prior seed")
+    settings[3].button("Redraw", key="prior redraw", width="stretch", on_click=_next_seed, args=("prior seed",))
+    z = sample_prior(n, opened.config.latent_dim, seed, temperature)
+    sheet = grid(decode_pictures(opened.model, z), n_columns=max(1, round((1.6 * n) ** 0.5)))
+    png = show_picture(sheet, "Samples of the prior", f"{n} samples, temperature {temperature:.2f}, seed {seed}", _sheet_scale(opened))
+    save_button(png, f"{name}-samples-{seed}.png", "save samples")
+
+
+@st.fragment
+def show_posterior(name: str) -> None:
+    opened = open_model(name)
+    st.markdown("The encoder answers an image not with one z but with a cloud, q(z|x). Its samples show what the code leaves open.")
+    left, right = st.columns([0.4, 0.6], gap="large")
+    with left:
+        index = pick_image(opened, "Image", "posterior", min(4, len(opened.class_names) - 1))
+        _say_where_images_are(opened)
+    with right:
+        n_column, seed_column, redraw_column = st.columns(3, vertical_alignment="bottom")
+        n = n_column.slider("Number of samples", 1, 64, 24, key="posterior n")
+        seed = seed_column.number_input("Seed", 0, 2**31 - 1, 0, key="posterior seed")
+        redraw_column.button("Redraw", key="posterior redraw", width="stretch", on_click=_next_seed, args=("posterior seed",))
+        mu, logvar = opened.latents.mu[index], opened.latents.logvar[index]
+        pictures = decode_pictures(opened.model, sample_posterior(mu, logvar, n, seed))
+        std = torch.exp(0.5 * logvar)
+        caption = f"{n} samples of q(z|x), seed {seed}; its standard deviation is {std.min():.2f} to {std.max():.2f}"
+        png = show_picture(grid(pictures, n_columns=8), "Samples of the posterior", caption, _sheet_scale(opened))
+        save_button(png, f"{name}-posterior-{index}.png", "save posterior")
+
+
+@st.fragment
+def show_dimensions(name: str) -> None:
+    opened = open_model(name)
+    n_dims = opened.config.latent_dim
+    st.markdown("One slider for each latent dimension, in standard deviations of the prior. Start from the middle or from an image.")
+    left, right = st.columns([0.35, 0.65], gap="large")
+    keys = [f"dimension {name} {i}" for i in range(n_dims)]
+    with left:
+        index = st.number_input("Held-out image", 0, len(opened.latents.mu) - 1, 0, key=f"dimensions index {name}")
+        to_image, to_origin = st.columns(2)
+        mu = opened.latents.mu[index].clamp(-4, 4).tolist()
+        to_image.button("Start from its code", key="dimensions image", width="stretch", on_click=_set_sliders, args=(keys, mu))
+        to_origin.button("All to 0", key="dimensions zero", width="stretch", on_click=_set_sliders, args=(keys, [0.0] * n_dims))
+        picture_place = st.container()
+    with right:
+        columns = st.columns(2) if n_dims > 6 else [st.container()]
+        values = [
+            columns[i * len(columns) // n_dims].slider(f"z{_subscript(i + 1)}", -4.0, 4.0, step=0.05, key=key, value=0.0)
+            for i, key in enumerate(keys)
+        ]
+    with picture_place:
+        picture = decode_pictures(opened.model, torch.tensor([values]))[0]
+        png = show_picture(picture, "Decoded from the sliders", "decoded from the sliders", 2 * _sheet_scale(opened))
+        save_button(png, f"{name}-dimensions.png", "save dimensions")
+
+
+def _next_seed(key: str) -> None:
+    st.session_state[key] = (st.session_state[key] + 1) % 2**31
+
+
+def _set_sliders(keys: list[str], values: list[float]) -> None:
+    for key, value in zip(keys, values, strict=True):
+        st.session_state[key] = round(value / 0.05) * 0.05
+
+
+def _sheet_scale(opened: OpenModel) -> int:
+    """How much a picture of a sheet is enlarged: to about 56 pixels."""
+    return max(1, round(56 / opened.config.image_shape[1]))
+
+
+def _strip_scale(opened: OpenModel, n_frames: int) -> int:
+    """How much a film strip is enlarged: to fill a wide page, and never below 40 pixels a picture."""
+    width = opened.config.image_shape[2]
+    return max(round(40 / width), 920 // (n_frames * (width + 1)))
+
+
+def _subscript(number: int) -> str:
+    return str(number).translate(str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉"))
