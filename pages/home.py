@@ -10,7 +10,7 @@ from vae.checkpoint import CheckpointError
 begin_page(
     "Latentarium",
     "A variational autoencoder learnt to squeeze each handwritten digit into two numbers, and to draw the digit again "
-    "from them. Each point below is a digit it had never seen, at its two numbers; the colour tells which digit it was. "
+    "from them. Each point below is a digit it had never seen, at its two numbers; the colour tells which it was. "
     "**Click anywhere**, also between the points: the model draws what it imagines there.",
 )
 try:
@@ -21,9 +21,21 @@ except CheckpointError as error:
 
 st.subheader("Where to go from here")
 pages = {
-    "pages/latent_map.py": ("Latent map", "Any trained model as a map: its own plane, PCA or t-SNE.", ":material/scatter_plot:"),
-    "pages/interpolate.py": ("Interpolate", "Walk between two images, sample new ones, turn one dimension.", ":material/linear_scale:"),
-    "pages/train.py": ("Train", "Train a model of your own and watch its loss fall, term by term.", ":material/show_chart:"),
+    "pages/latent_map.py": (
+        "Latent map",
+        "Any trained model as a map: its own plane, PCA or t-SNE.",
+        ":material/scatter_plot:",
+    ),
+    "pages/interpolate.py": (
+        "Interpolate",
+        "Walk between two images, sample new ones, turn one dimension.",
+        ":material/linear_scale:",
+    ),
+    "pages/train.py": (
+        "Train",
+        "Train a model of your own and watch its loss fall, term by term.",
+        ":material/show_chart:",
+    ),
 }
 for column, (page, (title, text, icon)) in zip(st.columns(3), pages.items(), strict=True):
     with column.container(border=True):

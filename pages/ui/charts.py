@@ -60,7 +60,9 @@ def live_curves(records: list[Record]) -> None:
 
 def curves(records: list[Record], key: str) -> None:
     """The same curves as one plotly figure: zoom, read off values, save."""
-    figure = make_subplots(rows=3, cols=1, shared_xaxes=True, vertical_spacing=0.08, subplot_titles=list(TERMS.values()))
+    figure = make_subplots(
+        rows=3, cols=1, shared_xaxes=True, vertical_spacing=0.08, subplot_titles=list(TERMS.values())
+    )
     for row, term in enumerate(TERMS, start=1):
         for split, (label, colour) in SPLITS.items():
             epochs, nats = _points(records, term, split)
@@ -74,6 +76,8 @@ def curves(records: list[Record], key: str) -> None:
     figure.update_xaxes(title_text="epoch", row=3, col=1)
     figure.update_annotations(x=0, xanchor="left", font_size=15)
     figure.update_layout(
-        height=3 * CHART_HEIGHT + 60, margin={"l": 10, "r": 10, "t": 30, "b": 10}, legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1.02, "yanchor": "bottom"},
-    )  # fmt: skip
+        height=3 * CHART_HEIGHT + 60,
+        margin={"l": 10, "r": 10, "t": 30, "b": 10},
+        legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1.02, "yanchor": "bottom"},
+    )
     st.plotly_chart(figure, key=key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import streamlit as st
+from torch import Tensor
 
 from pages.ui.latent_map import Spot, latent_map, map_payload
 from pages.ui.models import OpenModel, held_out_images, open_model, project
@@ -17,8 +18,7 @@ DECODED_WIDTH = 252  # CSS pixels: nine for each pixel of a 28 × 28 image
 def explore_map(name: str, kind: str, key: str, height: int = 520) -> None:
     """The map of a model in one projection (z, pca or tsne); a click anywhere shows the picture decoded there."""
     opened = open_model(name)
-    projection = project(name, opened.stamp, kind)
-    payload = map_payload(name, opened.stamp, kind, height, projection, opened.latents.labels.numpy(), opened.class_names)
+    projection, payload = project(opened, kind), map_payload(opened, kind, height)
     left, right = st.columns([0.72, 0.28], gap="medium")
     with left:
         clicked = latent_map(payload, f"{key} {name} {kind}")
@@ -30,7 +30,7 @@ def explore_map(name: str, kind: str, key: str, height: int = 520) -> None:
         _show_decoded(opened, kind, *projection.to_z(spot.x, spot.y), key)
 
 
-def _show_decoded(opened: OpenModel, kind: str, z, index: int | None, key: str) -> None:  # noqa: ANN001
+def _show_decoded(opened: OpenModel, kind: str, z: Tensor, index: int | None, key: str) -> None:
     picture = decode_pictures(opened.model, z.unsqueeze(0))[0]
     nearest, distance = nearest_code(opened.latents.mu, z)
     label = opened.class_names[opened.latents.labels[nearest]]
@@ -46,5 +46,7 @@ def _show_decoded(opened: OpenModel, kind: str, z, index: int | None, key: str) 
         show_picture(originals[nearest], "Nearest held-out image", f"the nearest held-out image: {label}")
     else:
         recon = decode_pictures(opened.model, opened.latents.mu[nearest].unsqueeze(0))[0]
-        show_picture(recon, "Nearest held-out image, reconstructed", f"the nearest held-out image, reconstructed: {label}")
+        show_picture(
+            recon, "Nearest held-out image, reconstructed", f"the nearest held-out image, reconstructed: {label}"
+        )
     save_button(png, f"{opened.name}-decoded.png", f"save {key}")

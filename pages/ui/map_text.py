@@ -28,7 +28,9 @@ def _show_figures(opened: OpenModel) -> None:
     }
     columns = st.columns(len(figures) + 1)
     for column, (label, (value, help_text)) in zip(columns, figures.items(), strict=False):
-        column.metric(label, f"{value:.2f} nats", help=f"{help_text} Nats per image, mean over {metrics.n_images:,} images.")
+        column.metric(
+            label, f"{value:.2f} nats", help=f"{help_text} Nats per image, mean over {metrics.n_images:,} images."
+        )
     columns[-1].metric("Held-out images", f"{metrics.n_images:,}", help="Never trained on.")
 
 
@@ -42,19 +44,20 @@ def _reading(opened: OpenModel, kind: str) -> str:
     if kind == "z" and n_dims == 2:
         return (
             f"{points} The axes are z itself: what you click is what the decoder gets, nothing is lost in between. "
-            "The dashed circles are 1, 2 and 3 standard deviations of the prior N(0, I), to which the KL term pulls all codes; far "
-            "from every point the decoder was never trained, and what it draws there means little."
+            "The dashed circles are 1, 2 and 3 standard deviations of the prior N(0, I), to which the KL term pulls "
+            "all codes; far from every point the decoder was never trained, and what it draws there means little."
         )
     if kind == "z":
-        return f"{points} This model has one latent dimension: left and right is z, up and down is chance and means nothing."
+        return f"{points} This model has one latent dimension: left and right is z; up and down is chance."
     if kind == "pca":
-        share = project(opened.name, opened.stamp, kind).explained_variance
+        share = project(opened, kind).explained_variance
         return (
-            f"{points} z has {n_dims} dimensions; the plane is that of the two directions in which mu varies most, and shows "
-            f"**{share:.0%}** of its variance. A click decodes exactly the z on this plane; the other directions stay at "
-            "their mean, so a click on a point need not give that image."
+            f"{points} z has {n_dims} dimensions; the plane is that of the two directions in which mu varies most, and "
+            f"shows **{share:.0%}** of its variance. A click decodes exactly the z on this plane; the other directions "
+            "stay at their mean, so a click on a point need not give that image."
         )
     return (
-        f"{points} t-SNE lays {n_dims} dimensions out so that near neighbours stay near; it keeps no distances between far "
-        "groups, and sizes and gaps mean little. It **has no inverse**: a click takes the nearest encoded image and decodes its z."
+        f"{points} t-SNE lays {n_dims} dimensions out so that near neighbours stay near; it keeps no distances between "
+        "far groups, and sizes and gaps mean little. It **has no inverse**: a click takes the nearest encoded image "
+        "and decodes its z."
     )

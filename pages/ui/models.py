@@ -29,6 +29,10 @@ class OpenModel:
     latents: Latents
 
 
+# For caches of what is made from a model: the same name and files, the same result.
+BY_STAMP = {OpenModel: lambda opened: (opened.name, opened.stamp)}
+
+
 def pick_model(label: str = "Model") -> OpenModel:
     """A select box of the checkpoints that can be opened; the choice is in the URL as `?model=`. Stops the page if
     there is none, and says what is wrong with those that can't be opened."""
@@ -75,10 +79,10 @@ def _open(name: str, folder: Path, stamp: tuple[int, ...]) -> OpenModel:
     return OpenModel(name, stamp, config, training, class_names, load_model(folder), load_latents(folder))
 
 
-@st.cache_resource(max_entries=32, show_spinner=False)
-def project(name: str, stamp: tuple[int, ...], kind: str) -> Projection:
-    """The held-out codes of an open model in the plane. kind: z, pca or tsne."""
-    latents = open_model(name).latents
+@st.cache_resource(max_entries=32, show_spinner=False, hash_funcs=BY_STAMP)
+def project(opened: OpenModel, kind: str) -> Projection:
+    """The held-out codes of a model in the plane. kind: z, pca or tsne."""
+    latents = opened.latents
     if kind == "tsne":
         return project_tsne(latents.mu, latents.tsne)
     return project_pca(latents.mu) if kind == "pca" else project_axes(latents.mu)

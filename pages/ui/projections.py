@@ -17,7 +17,12 @@ def pick_projection(opened: OpenModel) -> str | None:
         st.selectbox("Projection", ["none: the axes are z itself"], disabled=True, key="projection z")
         return "z"
     kind = st.selectbox(
-        "Projection", list(TITLES), format_func=TITLES.get, key="projection", bind="query-params", persist_state="session"
+        "Projection",
+        list(TITLES),
+        format_func=TITLES.get,
+        key="projection",
+        bind="query-params",
+        persist_state="session",
     )
     if kind == "tsne" and opened.latents.tsne is None:
         _offer_tsne(opened.name)

@@ -8,6 +8,7 @@ from pages.ui.charts import curves, live_curves
 from vae import runs
 from vae.checkpoint import CheckpointError, find, list_checkpoints, read_metrics
 from vae.runs import RunStatus
+from vae.train import N_LIVE_HELD_OUT
 
 REFRESH_SECONDS = 0.5
 
@@ -88,8 +89,8 @@ def _show_ended(name: str) -> None:
     if status.records:
         curves(status.records, key=f"curves {name}")
         st.caption(
-            "Nats per image: sums over pixels and latent dimensions, mean over images. Held-out images were never trained on; "
-            "their curve is over the first 2,000 of them at most, the figures above over all."
+            "Nats per image: sums over pixels and latent dimensions, mean over images. Held-out images were never "
+            f"trained on; their curve is over {N_LIVE_HELD_OUT:,} of them at most, the figures above over all."
         )
 
 
@@ -102,5 +103,9 @@ def _show_figures(name: str) -> None:
     left.metric("Held-out ELBO", f"{metrics.elbo:.2f} nats", help="−(reconstruction + KL); higher is better")
     middle.metric("Reconstruction", f"{metrics.recon_loss:.2f} nats", help="−log p(x|z), summed over pixels")
     right.metric("KL", f"{metrics.kl:.2f} nats", help="KL(q(z|x) ‖ p(z)), summed over latent dimensions")
-    left.page_link("pages/latent_map.py", label="Open on the map", icon=":material/scatter_plot:", query_params={"model": name})
-    middle.page_link("pages/interpolate.py", label="Interpolate", icon=":material/linear_scale:", query_params={"model": name})
+    left.page_link(
+        "pages/latent_map.py", label="Open on the map", icon=":material/scatter_plot:", query_params={"model": name}
+    )
+    middle.page_link(
+        "pages/interpolate.py", label="Interpolate", icon=":material/linear_scale:", query_params={"model": name}
+    )

@@ -21,6 +21,18 @@ EPOCHS = {"digits": 100, "shapes": 30}
 WIDTHS = {"mlp": "512, 256", "conv": "256"}
 NETWORK_TITLES = {"mlp": "MLP (dense layers)", "conv": "convolutional"}
 LIKELIHOOD_TITLES = {"bernoulli": "Bernoulli", "gaussian": "Gaussian"}
+EXPLANATION = """
+- **Network**: the encoder turns an image into mu and logvar, the decoder turns z into an image and mirrors the encoder.
+  Widths and channels are listed from image to code; each convolutional layer halves the sides of the picture.
+- **Latent dimensions**: two make a map that loses nothing; more draw sharper pictures.
+- **Likelihood**: how a pixel's error counts. *Bernoulli* takes grey values for probabilities; *Gaussian* counts
+  squared error over 2σ², on the scale 0 to 1: the smaller σ, the more the picture weighs against the KL.
+- **β**: the loss is reconstruction + β · KL. At 1 it is the negative ELBO; a larger β tidies latent space and blurs
+  pictures.
+- **Epochs** are passes over the training images, a **batch** is the images of one step, and the **learning rate** is
+  Adam's at the start; it falls to 0 along a cosine.
+- **Seed**: the same seed and settings give the same model on the same processor.
+"""
 # A page switch keeps what was typed.
 selectbox, text_input, number_input = (
     partial(widget, persist_state="session") for widget in (st.selectbox, st.text_input, st.number_input)
@@ -41,6 +53,8 @@ def train_form() -> None:
     pressed = st.button("Start training", type="primary", disabled=model is None or training is None, width="stretch")
     if pressed:
         _start(name, model, training)
+    with st.expander("What the settings do"):
+        st.markdown(EXPLANATION)
 
 
 def _attempt(ask: Any, dataset: str) -> tuple[Any, str | None]:
@@ -55,18 +69,15 @@ def _model_settings(dataset: str) -> ModelConfig:
     network = selectbox("Network", NETWORKS, format_func=NETWORK_TITLES.get, key="train-network")
     channels = ()
     if network == "conv":
-        channels = _integers("channels", text_input("Channels, image to code", "16, 32", key="train-channels",
-            help="Each layer halves the picture's sides; the decoder mirrors them."))  # fmt: skip
-    widths = _integers("widths", text_input("Dense widths, image to code", WIDTHS[network], key=f"train-widths-{network}",
-        help="Units of each dense layer; the decoder mirrors them."))  # fmt: skip
-    latent_dim = number_input("Latent dimensions", value=MODEL["latent_dim"], step=1, key="train-latent-dim",
-        help="Two make a map that loses nothing; more draw sharper pictures.")  # fmt: skip
-    likelihood = selectbox("Likelihood", LIKELIHOODS, format_func=LIKELIHOOD_TITLES.get, key="train-likelihood",
-        help="How a pixel's error counts. Bernoulli: grey values as probabilities. Gaussian: squared error over 2σ².")  # fmt: skip
+        channels = _integers("channels", text_input("Channels, image to code", "16, 32", key="train-channels"))
+    widths = _integers(
+        "widths", text_input("Dense widths, image to code", WIDTHS[network], key=f"train-widths-{network}")
+    )
+    latent_dim = number_input("Latent dimensions", value=MODEL["latent_dim"], step=1, key="train-latent-dim")
+    likelihood = selectbox("Likelihood", LIKELIHOODS, format_func=LIKELIHOOD_TITLES.get, key="train-likelihood")
     sigma = MODEL["sigma"]
     if likelihood == "gaussian":
-        sigma = number_input("σ of the Gaussian", value=sigma, step=0.05, format="%.2f", key="train-sigma",
-            help="A pixel's standard deviation, on the scale 0 to 1: the smaller, the more the picture counts against the KL.")  # fmt: skip
+        sigma = number_input("σ of the Gaussian", value=sigma, step=0.05, format="%.2f", key="train-sigma")
     return ModelConfig(
         image_shape=dataset_info(dataset).image_shape,
         network=network,
@@ -79,19 +90,18 @@ def _model_settings(dataset: str) -> ModelConfig:
 
 
 def _training_settings(dataset: str) -> TrainConfig:
-    beta = number_input("β, the weight of the KL", value=TRAINING["beta"], step=0.5, key="train-beta",
-        help="The loss is reconstruction + β · KL. 1 is the ELBO; more tidies latent space and blurs pictures.")  # fmt: skip
+    beta = number_input("β, the weight of the KL", value=TRAINING["beta"], step=0.5, key="train-beta")
     left, right = st.columns(2)
     with left:
-        epochs = number_input("Epochs", value=EPOCHS.get(dataset, TRAINING["epochs"]), step=1, key=f"train-epochs-{dataset}",
-            help="Passes over the training images.")  # fmt: skip
-        learning_rate = number_input("Learning rate", value=TRAINING["learning_rate"], step=0.0005, format="%.4f",
-            key="train-lr", help="Adam's, at the start; it falls to 0 along a cosine.")  # fmt: skip
+        epochs = number_input(
+            "Epochs", value=EPOCHS.get(dataset, TRAINING["epochs"]), step=1, key=f"train-epochs-{dataset}"
+        )
+        learning_rate = number_input(
+            "Learning rate", value=TRAINING["learning_rate"], step=0.0005, format="%.4f", key="train-lr"
+        )
     with right:
-        batch_size = number_input("Batch", value=TRAINING["batch_size"], step=32, key="train-batch",
-            help="Images a step.")  # fmt: skip
-        seed = number_input("Seed", value=TRAINING["seed"], step=1, key="train-seed",
-            help="The same seed and settings give the same model.")  # fmt: skip
+        batch_size = number_input("Batch", value=TRAINING["batch_size"], step=32, key="train-batch")
+        seed = number_input("Seed", value=TRAINING["seed"], step=1, key="train-seed")
     training = TrainConfig(
         dataset=dataset, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, beta=beta, seed=seed
     )
@@ -122,4 +132,5 @@ def _start(name: str, model: ModelConfig, training: TrainConfig) -> None:
         st.error(str(error))
         return
     st.session_state["run to show"] = name
+    st.toast(f"{name} has started.")  # on a narrow screen its curves lie below
     st.rerun()

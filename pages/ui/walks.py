@@ -23,14 +23,18 @@ def pick_image(opened: OpenModel, label: str, key: str, default_class: int) -> i
     ways, number = st.columns([0.5, 0.5])
     classes = ["any", *opened.class_names]
     chosen = ways.selectbox("Class", classes, index=default_class + 1, key=f"{key} class")
-    indices = range(len(labels)) if chosen == "any" else (labels == classes.index(chosen) - 1).nonzero().flatten().tolist()
+    indices = (
+        range(len(labels)) if chosen == "any" else (labels == classes.index(chosen) - 1).nonzero().flatten().tolist()
+    )
     if not indices:
         st.warning("No held-out image has that class; all classes are offered instead.")
         indices = range(len(labels))
     memory = f"{key} index"
     if st.session_state.get(memory) not in indices:
         st.session_state[memory] = indices[0]
-    st.button("By chance", key=f"{key} chance", on_click=lambda: st.session_state.update({memory: random.choice(indices)}))
+    st.button(
+        "By chance", key=f"{key} chance", on_click=lambda: st.session_state.update({memory: random.choice(indices)})
+    )
     index = number.number_input("Index", 0, len(labels) - 1, key=memory, step=1)
     _show_image(opened, index, label)
     return index
@@ -45,7 +49,9 @@ def _show_image(opened: OpenModel, index: int, label: str) -> None:
         with left:
             show_picture(originals[index], f"{label}: held-out image {index}", f"image {index:,}: {name}")
     with right if originals is not None else left:
-        show_picture(recon, f"{label}: its reconstruction", f"its reconstruction{'' if originals is not None else f' ({name})'}")
+        show_picture(
+            recon, f"{label}: its reconstruction", f"its reconstruction{'' if originals is not None else f' ({name})'}"
+        )
 
 
 def _say_where_images_are(opened: OpenModel) -> None:
@@ -70,7 +76,13 @@ def show_walk(name: str) -> None:
     mu = opened.latents.mu
     z = path(mu[start], mu[end], torch.linspace(0, 1, n_frames))
     strip = film_strip(decode_pictures(opened.model, z))
-    png = show_picture(strip, "Film strip", "left: the first image's code, right: the second's, decoded", _strip_scale(opened, n_frames), wide=True)
+    png = show_picture(
+        strip,
+        "Film strip",
+        "left: the first image's code, right: the second's, decoded",
+        _strip_scale(opened, n_frames),
+        wide=True,
+    )
     save_button(png, f"{name}-walk.png", "save walk", "Save the strip as PNG")
 
     t = st.slider("Position on the way", 0.0, 1.0, 0.5, 0.01, key="walk position")
@@ -91,23 +103,30 @@ def show_walk(name: str) -> None:
 @st.fragment
 def show_prior(name: str) -> None:
     opened = open_model(name)
-    st.markdown("z is drawn from the prior N(0, I), and decoded: pictures of no image that ever was.")
+    st.markdown(
+        "z is drawn from the prior N(0, I), and decoded: pictures of no image that ever was. "
+        "The temperature multiplies the draws: below 1 they stay near the middle of the prior, above 1 they leave it."
+    )
     settings = st.columns([0.3, 0.3, 0.2, 0.2], vertical_alignment="bottom")
     n = settings[0].slider("Number of samples", 1, 144, 64, key="prior n")
-    temperature = settings[1].slider("Temperature", 0.1, 2.0, 1.0, 0.05, key="prior temperature",
-        help="Multiplies the draws: below 1 stays near the middle of the prior, above 1 leaves it.")  # fmt: skip
+    temperature = settings[1].slider("Temperature", 0.1, 2.0, 1.0, 0.05, key="prior temperature")
     seed = settings[2].number_input("Seed", 0, 2**31 - 1, 0, key="prior seed")
     settings[3].button("Redraw", key="prior redraw", width="stretch", on_click=_next_seed, args=("prior seed",))
     z = sample_prior(n, opened.config.latent_dim, seed, temperature)
     sheet = grid(decode_pictures(opened.model, z), n_columns=max(1, round((1.6 * n) ** 0.5)))
-    png = show_picture(sheet, "Samples of the prior", f"{n} samples, temperature {temperature:.2f}, seed {seed}", _sheet_scale(opened))
+    png = show_picture(
+        sheet, "Samples of the prior", f"{n} samples, temperature {temperature:.2f}, seed {seed}", _sheet_scale(opened)
+    )
     save_button(png, f"{name}-samples-{seed}.png", "save samples")
 
 
 @st.fragment
 def show_posterior(name: str) -> None:
     opened = open_model(name)
-    st.markdown("The encoder answers an image not with one z but with a cloud, q(z|x). Its samples show what the code leaves open.")
+    st.markdown(
+        "The encoder answers an image not with one z but with a cloud, q(z|x). "
+        "Its samples show what the code leaves open."
+    )
     left, right = st.columns([0.4, 0.6], gap="large")
     with left:
         index = pick_image(opened, "Image", "posterior", min(4, len(opened.class_names) - 1))
@@ -116,7 +135,9 @@ def show_posterior(name: str) -> None:
         n_column, seed_column, redraw_column = st.columns(3, vertical_alignment="bottom")
         n = n_column.slider("Number of samples", 1, 64, 24, key="posterior n")
         seed = seed_column.number_input("Seed", 0, 2**31 - 1, 0, key="posterior seed")
-        redraw_column.button("Redraw", key="posterior redraw", width="stretch", on_click=_next_seed, args=("posterior seed",))
+        redraw_column.button(
+            "Redraw", key="posterior redraw", width="stretch", on_click=_next_seed, args=("posterior seed",)
+        )
         mu, logvar = opened.latents.mu[index], opened.latents.logvar[index]
         pictures = decode_pictures(opened.model, sample_posterior(mu, logvar, n, seed))
         std = torch.exp(0.5 * logvar)
@@ -129,20 +150,29 @@ def show_posterior(name: str) -> None:
 def show_dimensions(name: str) -> None:
     opened = open_model(name)
     n_dims = opened.config.latent_dim
-    st.markdown("One slider for each latent dimension, in standard deviations of the prior. Start from the middle or from an image.")
+    st.markdown(
+        "One slider for each latent dimension, in standard deviations of the prior. "
+        "Start from the middle or from an image."
+    )
     left, right = st.columns([0.35, 0.65], gap="large")
     keys = [f"dimension {name} {i}" for i in range(n_dims)]
     with left:
         index = st.number_input("Held-out image", 0, len(opened.latents.mu) - 1, 0, key=f"dimensions index {name}")
         to_image, to_origin = st.columns(2)
         mu = opened.latents.mu[index].clamp(-4, 4).tolist()
-        to_image.button("Start from its code", key="dimensions image", width="stretch", on_click=_set_sliders, args=(keys, mu))
-        to_origin.button("All to 0", key="dimensions zero", width="stretch", on_click=_set_sliders, args=(keys, [0.0] * n_dims))
+        to_image.button(
+            "Start from its code", key="dimensions image", width="stretch", on_click=_set_sliders, args=(keys, mu)
+        )
+        to_origin.button(
+            "All to 0", key="dimensions zero", width="stretch", on_click=_set_sliders, args=(keys, [0.0] * n_dims)
+        )
         picture_place = st.container()
     with right:
         columns = st.columns(2) if n_dims > 6 else [st.container()]
         values = [
-            columns[i * len(columns) // n_dims].slider(f"z{_subscript(i + 1)}", -4.0, 4.0, step=0.05, key=key, value=0.0)
+            columns[i * len(columns) // n_dims].slider(
+                f"z{_subscript(i + 1)}", -4.0, 4.0, step=0.05, key=key, value=0.0
+            )
             for i, key in enumerate(keys)
         ]
     with picture_place:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import streamlit as st
 
-from vae.latent import Projection
+from pages.ui.models import BY_STAMP, OpenModel, project
 
 _FOLDER = Path(__file__).parent
 _component = st.components.v2.component(
@@ -22,12 +22,12 @@ _component = st.components.v2.component(
     js=(_FOLDER / "map.js").read_text(encoding="utf-8"),
 )
 
-# Ten colours that stay apart in the common kinds of colour blindness, on light and on dark.
-# Source: Paul Tol's `bright` and `muted` schemes, https://personal.sron.nl/~pault/, lightness evened for both themes.
+# Paul Tol's `bright` scheme, made for colour-blind eyes (https://personal.sron.nl/~pault/), and four more: no ten
+# colours stay apart for everyone, so the class is also said in words wherever the pointer or the crosshair is.
 CLASS_COLOURS = (
     "#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#ee8833", "#8888dd", "#999999", "#a5673f",
 )  # fmt: skip
-AXIS_NAMES = {"z": ("z₁", "z₂"), "pca": ("first principal component", "second principal component"), "tsne": ("", "")}
+AXIS_NAMES = {"z": ("z₁", "z₂"), "pca": ("PC 1", "PC 2"), "tsne": ("", "")}
 
 
 @dataclass(frozen=True)
@@ -38,31 +38,28 @@ class Spot:
     y: float
 
 
-@st.cache_data(max_entries=32, show_spinner=False)
-def map_payload(
-    name: str, stamp: tuple[int, ...], kind: str, height: int, _projection: Projection, _labels: np.ndarray,
-    classes: tuple[str, ...],
-) -> bytes:  # fmt: skip
-    """Header length (uint32), JSON header, points (float32 x, y), labels (uint8). Little-endian, blocks at multiples of 4.
+@st.cache_resource(max_entries=32, show_spinner=False, hash_funcs=BY_STAMP)
+def map_payload(opened: OpenModel, kind: str, height: int) -> bytes:
+    """The map of a model in one projection, as map.js reads it.
 
-    name, stamp, kind and height are the cache key: together they fix the projection and its labels.
+    kind: z, pca or tsne; height: CSS pixels, less on a narrow screen.
+    Header length (uint32), JSON header, points (float32 x, y), labels (uint8); little-endian, blocks at multiples of 4.
     """
-    n_dims = _projection.mu.shape[1]
-    axis_names = ("z₁", "chance, so that points don't hide each other") if kind == "z" and n_dims == 1 else AXIS_NAMES[kind]
+    points, n_dims = project(opened, kind).points, opened.config.latent_dim
     header = {
-        "id": f"{name} {kind} {stamp}",
-        "height": height,  # CSS pixels; less on a narrow screen
-        "n": len(_projection.points),
-        "axes": axis_names,
+        "id": f"{opened.name} {kind} {opened.stamp}",
+        "height": height,
+        "n": len(points),
+        "axes": ("z₁", "by chance") if kind == "z" and n_dims == 1 else AXIS_NAMES[kind],
         "ticks": kind != "tsne",
         "prior": kind == "z" and n_dims == 2,
-        "classes": classes,
+        "classes": opened.class_names,
         "colours": CLASS_COLOURS,
     }
     head = json.dumps(header).encode()
     head += b" " * (-len(head) % 4)
-    points = _projection.points.numpy().astype("<f4").tobytes()
-    return len(head).to_bytes(4, "little") + head + points + _labels.astype(np.uint8).tobytes()
+    labels = opened.latents.labels.numpy().astype(np.uint8)
+    return len(head).to_bytes(4, "little") + head + points.numpy().astype("<f4").tobytes() + labels.tobytes()
 
 
 def latent_map(payload: bytes, key: str) -> Spot | None:

@@ -343,6 +343,7 @@ class LatentMap {
     if (this.header.ticks) this.drawGrid();
     if (this.header.prior) this.drawPrior();
     this.drawPoints();
+    if (this.header.prior) this.drawPriorNames();
     if (this.header.ticks) this.drawAxisNames();
     this.drawCrosshair();
     this.root.dataset.painted = this.header.id;
@@ -388,9 +389,7 @@ class LatentMap {
   drawPrior() {
     const context = this.context;
     const [px, py] = this.toScreen(0, 0);
-    context.strokeStyle = context.fillStyle = this.ink;
-    context.font = this.font;
-    context.textAlign = "left";
+    context.strokeStyle = this.ink;
     context.setLineDash([4, 4]);
     for (const sigma of [1, 2, 3]) {
       const radius = sigma * this.view.scale;
@@ -398,11 +397,30 @@ class LatentMap {
       context.beginPath();
       context.arc(px, py, radius, 0, 2 * Math.PI);
       context.stroke();
-      context.globalAlpha = 0.8;
-      context.fillText(`${sigma}σ`, px + radius * Math.SQRT1_2 + 3, py - radius * Math.SQRT1_2 - 3);
     }
     context.setLineDash([]);
     context.globalAlpha = 1;
+  }
+
+  drawPriorNames() {
+    const [px, py] = this.toScreen(0, 0);
+    for (const sigma of [1, 2, 3]) {
+      const offset = sigma * this.view.scale * Math.SQRT1_2;
+      this.text(`${sigma}σ`, px + offset, py - offset, "center");
+    }
+  }
+
+  /** Text over the points, legible on any of them. */
+  text(string, px, py, align) {
+    const context = this.context;
+    context.font = this.font;
+    context.textAlign = align;
+    context.strokeStyle = this.paper;
+    context.lineWidth = 4;
+    context.lineJoin = "round";
+    context.strokeText(string, px, py);
+    context.fillStyle = this.ink;
+    context.fillText(string, px, py);
   }
 
   drawPoints() {
@@ -436,16 +454,9 @@ class LatentMap {
   }
 
   drawAxisNames() {
-    const context = this.context;
     const [across, up] = this.header.axes;
-    context.font = this.font;
-    context.fillStyle = this.ink;
-    context.textAlign = "right";
-    context.fillText(`${across} →`, this.width - 8, this.height - 22);
-    context.save();
-    context.translate(this.width - 10, 52);
-    context.fillText(`${up} ↑`, 0, 4);
-    context.restore();
+    this.text(`${across} →`, this.width - 8, this.height - 24, "right");
+    this.text(`${up} ↑`, this.width - 8, 56, "right");
   }
 
   drawCrosshair() {
