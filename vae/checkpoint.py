@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 import tempfile
 import textwrap
 from dataclasses import asdict, dataclass, fields
@@ -280,7 +281,8 @@ def read_metrics(folder: Path) -> Metrics:
         values = {field.name: content[field.name] for field in fields(Metrics)}
     except KeyError as error:
         raise CheckpointError(_damaged(folder / "metrics.json", f"{error.args[0]} is missing")) from error
-    if not all(isinstance(value, int | float) and abs(value) < 1e15 for value in values.values()):  # False for NaN
+    # NaN is not below the largest float either.
+    if not all(isinstance(value, int | float) and abs(value) <= sys.float_info.max for value in values.values()):
         raise CheckpointError(_damaged(folder / "metrics.json", "it holds something else than numbers"))
     return Metrics(**values)
 

@@ -182,7 +182,8 @@ class _Meter:
 
     def __init__(self, config: TrainConfig, n_steps: int, steps_per_epoch: int):
         self.n_steps, self.steps_per_epoch = n_steps, steps_per_epoch
-        self.interval = max(math.ceil(steps_per_epoch / RECORDS_PER_EPOCH), math.ceil(n_steps / MAX_RECORDS))
+        records_per_epoch = max(1, min(RECORDS_PER_EPOCH, MAX_RECORDS // config.epochs))
+        self.interval = math.ceil(steps_per_epoch / records_per_epoch)
         self.epoch_interval = steps_per_epoch * math.ceil(config.epochs / MAX_RECORDS)
         self.started = self.last_time = time.perf_counter()
         self.clear()
@@ -201,7 +202,8 @@ class _Meter:
     def is_due(self, step: int) -> bool:
         # At first the loss falls steeply, and someone is waiting for the curve: records at steps 1, 2, 4, 8, ...
         early = step < self.interval and step & (step - 1) == 0
-        return early or step % self.interval == 0 or self.is_epoch_end(step)
+        position = step % self.steps_per_epoch
+        return early or (position > 0 and position % self.interval == 0) or self.is_epoch_end(step)
 
     def record(self, step: int, held_out: Terms | None) -> Record:
         now = time.perf_counter()
