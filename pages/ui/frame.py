@@ -28,14 +28,18 @@ def begin_page(title: str, lead: str) -> None:
     _settle_process()
     st.set_page_config(f"{title} · Latentarium" if title != "Latentarium" else title, layout="wide")
     st.html(STYLE)
-    st.title(title)
+    st.title(title, anchor=False)
     st.markdown(lead)
 
 
 def _leave_pages_directory_mode() -> None:
     """Until someone has opened `/`, Streamlit takes the folder `pages/` for its older kind of multipage app, in which a
-    deep link runs the page bare, without app.py. No public setting turns that off before the first run."""
-    if PagesManager.uses_pages_directory:
+    deep link runs the page bare, without app.py. No public setting turns that off before the first run.
+
+    Once a session, since a rerun forgets which button was pressed: Streamlit's AppTest raises the flag again and again.
+    """
+    if PagesManager.uses_pages_directory and "app.py ran" not in st.session_state:
+        st.session_state["app.py ran"] = True
         PagesManager.uses_pages_directory = False
         st.rerun()
 

@@ -19,7 +19,7 @@ def show_picture(image: Tensor, name: str, caption: str = "", scale: int | None 
     note = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
     kind = "latentarium-picture latentarium-strip" if wide else "latentarium-picture"
     style = ' style="max-width:none"' if wide else ""
-    img = f'<img src="{data_uri(png)}" alt="{escape(name)}" title="{escape(name)}"{style}>'
+    img = f'<img src="{data_uri(png)}" alt="{escape(name)}" aria-label="{escape(name)}"{style}>'
     st.html(f'<figure class="{kind}">{img}{note}</figure>')
     return png
 

@@ -4,6 +4,7 @@
 const POINT_RADIUS = 2.2; // CSS pixels
 const CLICK_SLACK = 5; // pointer movement in CSS pixels that still counts as a click
 const MAX_ZOOM = 200;
+const CROSSHAIR = "M8,0 A8,8 0 1 1 -8,0 A8,8 0 1 1 8,0 M5,0 H14 M-5,0 H-14 M0,5 V14 M0,-5 V-14"; // about its middle
 
 export default function (component) {
   const { data, parentElement, setTriggerValue } = component;
@@ -43,6 +44,7 @@ class LatentMap {
     this.root.innerHTML = `
       <div class="stage">
         <canvas tabindex="0" role="application" aria-label="Latent map" aria-describedby="map-help"></canvas>
+        <svg class="crosshair" aria-hidden="true"><g><path d="${CROSSHAIR}"/><path d="${CROSSHAIR}"/></g></svg>
         <div class="hover" aria-hidden="true"></div>
         <div class="tools">
           <button data-do="in" aria-label="Zoom in" title="Zoom in (+)">+</button>
@@ -56,6 +58,7 @@ class LatentMap {
       <div class="legend" role="group" aria-label="Classes on the map"></div>`;
     this.stage = this.root.querySelector(".stage");
     this.canvas = this.root.querySelector("canvas");
+    this.crosshair = this.root.querySelector(".crosshair g");
     this.hover = this.root.querySelector(".hover");
     this.status = this.root.querySelector("[role=status]");
     this.legend = this.root.querySelector(".legend");
@@ -285,7 +288,7 @@ class LatentMap {
   moveSpot(spot) {
     this.spot = spot;
     this.remember();
-    this.redraw();
+    this.placeCrosshair();
     this.status.textContent = this.describe(spot);
   }
 
@@ -335,7 +338,6 @@ class LatentMap {
     this.lastLook = this.look();
     const style = getComputedStyle(this.root);
     this.ink = style.color;
-    this.paper = style.getPropertyValue("--st-background-color") || "#fff";
     this.font = `12px ${style.fontFamily}`;
     const context = this.context;
     context.setTransform(this.ratio, 0, 0, this.ratio, 0, 0);
@@ -345,7 +347,7 @@ class LatentMap {
     this.drawPoints();
     if (this.header.prior) this.drawPriorNames();
     if (this.header.ticks) this.drawAxisNames();
-    this.drawCrosshair();
+    this.placeCrosshair();
     this.root.dataset.painted = this.header.id;
   }
 
@@ -459,19 +461,8 @@ class LatentMap {
     this.text(`${up} ↑`, this.width - 8, 56, "right");
   }
 
-  drawCrosshair() {
-    const [px, py] = this.toScreen(this.spot.x, this.spot.y);
-    const context = this.context;
-    for (const [colour, width] of [[this.paper, 5], [this.ink, 2]]) {
-      context.strokeStyle = colour;
-      context.lineWidth = width;
-      context.beginPath();
-      context.arc(px, py, 8, 0, 2 * Math.PI);
-      for (const [dx, dy] of [[1, 0], [-1, 0], [0, 1], [0, -1]]) {
-        context.moveTo(px + 5 * dx, py + 5 * dy);
-        context.lineTo(px + 14 * dx, py + 14 * dy);
-      }
-      context.stroke();
-    }
+  /** The crosshair lies above the canvas: a click need not draw all points again before it is reported. */
+  placeCrosshair() {
+    this.crosshair.setAttribute("transform", `translate(${this.toScreen(this.spot.x, this.spot.y)})`);
   }
 }

@@ -1,0 +1,267 @@
+"""What people see: the app in Chromium, on a server of its own."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import time
+
+import numpy as np
+import pytest
+from browser import FLAGS, find_browser, run_app
+from PIL import Image
+
+from vae.checkpoint import SHIPPED_ROOT, load_model
+
+playwright = pytest.importorskip("playwright.sync_api")
+WAIT = 60_000  # milliseconds; a busy machine is slow, not wrong
+
+
+@pytest.fixture(scope="module")
+def browser():
+    path = find_browser()
+    if path is None:
+        if os.environ.get("REQUIRE_BROWSER"):
+            pytest.fail("no Chromium or Chrome is installed, and REQUIRE_BROWSER is set")
+        pytest.skip("no Chromium or Chrome is installed")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=path, args=list(FLAGS))
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    return {
+        "LATENTARIUM_CHECKPOINTS": str(tmp_path_factory.mktemp("checkpoints")),
+        "LATENTARIUM_DATA": str(tmp_path_factory.mktemp("no-data")),
+    }
+
+
+@pytest.fixture(scope="module")
+def address(browser, environment):  # noqa: ARG001  (no server without a browser)
+    with run_app(environment) as address:
+        yield address
+
+
+@pytest.fixture
+def page(browser):
+    context = browser.new_context(viewport={"width": 1300, "height": 900})
+    page = context.new_page()
+    page.set_default_timeout(WAIT)
+    page.problems = []
+    page.outside = []
+    page.on("pageerror", lambda error: page.problems.append(str(error)))
+    page.on("request", lambda request: page.outside.append(request.url) if _is_outside(request.url) else None)
+    yield page
+    context.close()
+    assert page.problems == []
+    assert page.outside == []  # nothing is fetched from anywhere but this server
+
+
+def _is_outside(url: str) -> bool:
+    return not url.startswith(("http://localhost", "ws://localhost", "data:", "blob:"))
+
+
+def wait_for_map(page):
+    page.locator(".latent-map[data-painted]").wait_for()
+    return page.get_by_label("Latent map", exact=True)
+
+
+def decoded(page) -> np.ndarray:
+    """The picture that is shown, (H, W) in 0 to 255."""
+    source = page.get_by_alt_text("Decoded image").get_attribute("src")
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(source.split(",")[1]))))
+
+
+def wait_for_another_picture(page, before: np.ndarray) -> np.ndarray:
+    deadline = time.monotonic() + WAIT / 1000
+    while time.monotonic() < deadline:
+        now = decoded(page)
+        if now.shape != before.shape or (now != before).any():
+            return now
+        page.wait_for_timeout(50)
+    raise AssertionError("the picture did not change")
+
+
+def shown_z(page) -> list[float]:
+    text = page.get_by_text("z = (").first.inner_text()
+    return [float(part) for part in text.split("(")[1].split(")")[0].split(",")]
+
+
+@pytest.mark.parametrize(
+    ("path", "title"),
+    [("/train", "Train"), ("/latent_map", "Latent map"), ("/interpolate", "Interpolate"), ("/", "Latentarium")],
+)
+def test_a_cold_deep_link_shows_its_page_and_the_whole_menu(browser, environment, page, path, title):  # noqa: ARG001
+    with run_app(environment) as address:  # a server that nobody has asked for anything yet
+        page.goto(address + path)
+        page.get_by_role("heading", name=title, exact=True).wait_for()
+        for name in ("Latentarium", "Train", "Latent map", "Interpolate"):
+            page.get_by_test_id("stSidebarNavLink").filter(has_text=name).first.wait_for()
+        assert page.get_by_test_id("stException").count() == 0
+        assert page.url == address + path
+
+
+def test_home_is_a_living_map_that_leads_to_the_pages(page, address):
+    page.goto(address)
+    spot = wait_for_map(page)
+    before = decoded(page)
+    box = spot.bounding_box()
+    page.mouse.click(box["x"] + 0.3 * box["width"], box["y"] + 0.4 * box["height"])
+    wait_for_another_picture(page, before)
+    page.get_by_test_id("stMain").get_by_role("link", name="Interpolate").click()
+    page.get_by_role("heading", name="Interpolate", exact=True).wait_for()
+
+
+def test_a_click_on_an_empty_place_shows_what_the_model_decodes_there(page, address):
+    page.goto(f"{address}/latent_map?model=mnist-2d")
+    canvas = wait_for_map(page)
+    before, box = decoded(page), canvas.bounding_box()
+    page.mouse.click(box["x"] + 20, box["y"] + 20)  # the corner: no point is near
+    picture = wait_for_another_picture(page, before)
+    z = shown_z(page)
+    assert abs(z[0]) > 1
+    assert z[1] > 1
+    # Outside judge: the core, asked for the same z. It is shown to two decimals, so the pictures differ a little.
+    import torch
+
+    model = load_model(SHIPPED_ROOT / "mnist-2d")
+    expected = model.recon(torch.tensor([z]))[0, 0].numpy() * 255
+    scale = picture.shape[0] // 28
+    assert np.abs(picture[::scale, ::scale] - expected).max() < 6
+
+
+def test_drag_pans_without_a_click_and_wheel_zooms_about_the_pointer(page, address):
+    page.goto(f"{address}/latent_map?model=mnist-2d")
+    canvas = wait_for_map(page)
+    before, box = decoded(page), canvas.bounding_box()
+    x, y = box["x"] + 0.5 * box["width"], box["y"] + 0.5 * box["height"]
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + 120, y + 60, steps=5)
+    page.mouse.up()
+    page.wait_for_timeout(500)
+    assert (decoded(page) == before).all()
+    page.mouse.click(x, y)  # the origin has moved away from under the middle
+    wait_for_another_picture(page, before)
+    z_before = shown_z(page)
+    assert z_before[0] < 0 < z_before[1]
+    page.mouse.wheel(0, -400)
+    page.wait_for_timeout(300)
+    page.mouse.click(x + 1, y)  # almost the same spot: the zoom kept it under the pointer
+    page.wait_for_timeout(700)
+    assert np.allclose(shown_z(page), z_before, atol=0.05)
+
+
+def test_the_map_answers_the_keyboard(page, address):
+    page.goto(f"{address}/latent_map?model=mnist-2d")
+    canvas = wait_for_map(page)
+    before = decoded(page)
+    canvas.focus()
+    for _ in range(6):
+        page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    wait_for_another_picture(page, before)
+    z = shown_z(page)
+    assert z[0] > 0.2
+    assert z[1] == pytest.approx(0, abs=0.01)
+
+
+def test_a_refresh_keeps_the_spot_and_the_model(page, address):
+    page.goto(f"{address}/latent_map?model=digits-2d")
+    canvas = wait_for_map(page)
+    before, box = decoded(page), canvas.bounding_box()
+    page.mouse.click(box["x"] + 80, box["y"] + 80)
+    picture = wait_for_another_picture(page, before)
+    page.reload()
+    wait_for_map(page)
+    again = wait_for_another_picture(page, before)
+    assert (again == picture).all()
+    assert "model=digits-2d" in page.url
+
+
+def test_a_click_on_tsne_takes_the_nearest_image_and_says_so(page, address):
+    page.goto(f"{address}/latent_map?model=mnist-16d&projection=t-SNE")
+    canvas = wait_for_map(page)
+    before, box = decoded(page), canvas.bounding_box()
+    page.mouse.click(box["x"] + 0.2 * box["width"], box["y"] + 0.5 * box["height"])
+    wait_for_another_picture(page, before)
+    page.get_by_text("the encoded image nearest to your click").wait_for()
+    page.get_by_text("has no inverse").wait_for()
+
+
+def test_a_legend_button_hides_its_class(page, address):
+    page.goto(f"{address}/latent_map?model=mnist-2d")
+    canvas = wait_for_map(page)
+    before = canvas.screenshot()
+    button = page.get_by_role("group", name="Classes on the map").get_by_role("button", name="0", exact=True)
+    button.click()
+    assert button.get_attribute("aria-pressed") == "false"
+    page.wait_for_timeout(300)
+    assert canvas.screenshot() != before
+
+
+def test_training_grows_curves_survives_a_refresh_and_stops_with_what_it_learnt(page, address):
+    page.goto(f"{address}/train")
+    page.get_by_label("Epochs").fill("100000")
+    page.get_by_label("Name").fill("seen")
+    page.keyboard.press("Tab")
+    page.get_by_role("button", name="Start training").click()
+    page.get_by_role("button", name="Stop and keep what was learnt").wait_for()
+    page.get_by_text("images/s").first.wait_for()
+    page.get_by_test_id("stVegaLiteChart").nth(2).wait_for()
+    page.reload()  # a refresh
+    page.get_by_text("images/s").first.wait_for()
+    page.get_by_test_id("stSidebarNavLink").filter(has_text="Interpolate").click()  # another page
+    page.get_by_role("heading", name="Interpolate", exact=True).wait_for()
+    page.get_by_test_id("stSidebarNavLink").filter(has_text="Train").click()
+    page.get_by_role("button", name="Stop and keep what was learnt").click()
+    page.get_by_text("what was learnt is kept").wait_for()
+    page.get_by_text("Held-out ELBO").first.wait_for()
+    page.get_by_role("link", name="Open on the map").click()
+    wait_for_map(page)
+    assert "model=seen" in page.url
+
+
+def test_a_data_set_out_of_reach_is_one_sentence(page, address):
+    page.goto(f"{address}/train")
+    page.get_by_label("Data", exact=True).click()
+    page.get_by_text("KMNIST (28 × 28)").click()
+    page.get_by_label("Name").fill("no-net")
+    page.keyboard.press("Tab")
+    page.get_by_role("button", name="Start training").click()
+    alert = page.get_by_test_id("stAlert").filter(has_text="KMNIST")
+    alert.wait_for()
+    assert "digits" in alert.inner_text()  # what to do instead
+    assert "Traceback" not in page.content()
+
+
+def test_every_picture_saves_as_png(page, address):
+    page.goto(f"{address}/interpolate?model=mnist-2d")
+    page.get_by_alt_text("Film strip").wait_for()
+    for tab, button in {
+        "Walk": "Save the strip as PNG",
+        "Samples of the prior": "Save as PNG",
+        "Around one image": "Save as PNG",
+        "Dimensions": "Save as PNG",
+    }.items():
+        page.get_by_role("tab", name=tab).click()
+        with page.expect_download() as download:
+            page.get_by_role("button", name=button, exact=True).locator("visible=true").first.click()
+        with Image.open(download.value.path()) as picture:
+            assert picture.format == "PNG"
+            assert min(picture.size) >= 28
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("path", ["/", "/train", "/latent_map", "/interpolate"])
+def test_a_narrow_screen_needs_no_sideways_scrolling(browser, address, path, scheme):
+    context = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme=scheme)
+    page = context.new_page()
+    page.goto(address + path)
+    page.locator("h1").wait_for(timeout=WAIT)
+    page.wait_for_timeout(1500)
+    assert page.get_by_test_id("stMain").evaluate("main => main.scrollWidth <= main.clientWidth")
+    context.close()

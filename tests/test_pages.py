@@ -1,0 +1,184 @@
+"""Each page by Streamlit's own AppTest: from the front door, and as a deep link that runs the page alone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from vae import runs
+from vae.checkpoint import SHIPPED_ROOT
+from vae.config import ModelConfig, TrainConfig
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = ("home", "train", "latent_map", "interpolate")
+
+
+@pytest.fixture(autouse=True)
+def own_folders(tmp_path, monkeypatch):
+    """No data set and no runs but those a test makes; the shipped models are there."""
+    monkeypatch.setenv("LATENTARIUM_CHECKPOINTS", str(tmp_path / "checkpoints"))
+    monkeypatch.setenv("LATENTARIUM_DATA", str(tmp_path / "data"))
+
+
+def open_page(page: str) -> AppTest:
+    app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60).run()
+    return app if page == "home" else app.switch_page(f"pages/{page}.py").run()
+
+
+def texts(app: AppTest) -> str:
+    elements = [*app.markdown, *app.caption, *app.error, *app.warning, *app.info, *app.success]
+    return "\n".join(element.value for element in elements)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_runs_without_data_and_without_complaint(page):
+    app = open_page(page)
+    assert not app.exception
+    assert not app.error
+    assert app.title[0].value
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_runs_alone(page):
+    app = AppTest.from_file(str(ROOT / "pages" / f"{page}.py"), default_timeout=60).run()
+    # A link to another page is the one thing that only app.py can resolve.
+    assert not [error for error in app.exception if "page_link" not in error.stack_trace[-1]]
+    assert app.title[0].value
+
+
+def test_the_map_sends_each_held_out_image_once():
+    app = open_page("latent_map")
+    payload = app.get("bidi_component")[0].proto.bytes
+    head = int.from_bytes(payload[:4], "little")
+    header = json.loads(payload[4 : 4 + head])
+    assert header["n"] == 10_000
+    assert len(payload) == 4 + head + header["n"] * (2 * 4 + 1)
+    assert header["classes"] == list("0123456789")
+
+
+def test_another_model_gives_another_map():
+    app = open_page("latent_map")
+    before = app.get("bidi_component")[0].proto.bytes
+    app.selectbox(key="model").select("digits-2d").run()
+    after = app.get("bidi_component")[0].proto.bytes
+    assert not app.exception
+    assert before != after
+    assert "300 points" in texts(app)
+
+
+def test_more_than_two_dimensions_offer_pca_and_tsne():
+    app = open_page("latent_map")
+    app.selectbox(key="model").select("mnist-16d").run()
+    assert app.selectbox(key="projection").options == ["PCA", "t-SNE"]
+    assert "of its variance" in texts(app)
+    app.selectbox(key="projection").select("tsne").run()
+    assert not app.exception
+    assert "has no inverse" in texts(app)
+
+
+def test_interpolation_ends_at_the_two_codes_and_is_named():
+    app = open_page("interpolate")
+    assert [tab.label for tab in app.tabs] == ["Walk", "Samples of the prior", "Around one image", "Dimensions"]
+    assert "z** =" in texts(app)
+    app.slider(key="walk position").set_value(1.0).run()
+    end = app.number_input(key="walk to mnist-2d index").value
+    from pages.ui.models import open_model
+
+    mu = open_model("mnist-2d").latents.mu[end]
+    assert f"**z** = ({', '.join(f'{value:.2f}' for value in mu.tolist())})" in texts(app)
+
+
+def test_redraw_changes_the_samples_and_the_same_seed_brings_them_back():
+    app = open_page("interpolate")
+
+    def sheet() -> str:
+        return next(html.proto.body for html in app.get("html") if 'alt="Samples of the prior"' in html.proto.body)
+
+    first = sheet()
+    app.button(key="prior redraw").click().run()
+    assert sheet() != first
+    app.number_input(key="prior seed").set_value(0).run()
+    assert sheet() == first
+
+
+def test_each_dimension_has_a_slider():
+    app = open_page("interpolate")
+    app.selectbox(key="model").select("mnist-16d").run()
+    assert not app.exception
+    assert [app.slider(key=f"dimension mnist-16d {i}").label[0] for i in range(16)] == ["z"] * 16
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        ("train-epochs-digits", 0, "epochs: 0 was given"),
+        ("train-batch", 5000, "1,497 training images"),
+        ("train-lr", 0.0, "learning_rate: 0.0 was given"),
+        ("train-latent-dim", 0, "latent_dim: 0 was given"),
+        ("train-beta", -1.0, "beta: -1.0 was given"),
+    ],
+)
+def test_impossible_settings_are_said_and_can_not_be_started(key, value, sentence):
+    app = open_page("train")
+    app.number_input(key=key).set_value(value).run()
+    assert not app.exception
+    assert sentence in app.error[0].value
+    assert next(button for button in app.button if button.label == "Start training").disabled
+
+
+@pytest.mark.parametrize("widths", ["a, b", "512; 256", "0", "99999", "1.5"])
+def test_widths_that_are_no_widths_are_said(widths):
+    app = open_page("train")
+    app.text_input(key="train-widths-mlp").set_value(widths).run()
+    assert not app.exception
+    assert "widths:" in app.error[0].value
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "../up", ".hidden", "mnist-2d", "a b"])
+def test_a_name_that_can_not_be_or_is_taken_is_said(name):
+    app = open_page("train")
+    app.text_input(key="train-name").set_value(name).run()
+    next(button for button in app.button if button.label == "Start training").click().run()
+    assert not app.exception
+    assert "name:" in app.error[0].value
+
+
+def test_a_damaged_checkpoint_is_said_and_the_others_still_open(tmp_path):
+    broken = tmp_path / "checkpoints" / "broken"
+    shutil.copytree(SHIPPED_ROOT / "digits-2d", broken)
+    (broken / "config.json").write_text('{"image_shape"')
+    app = open_page("latent_map")
+    assert not app.exception
+    assert "broken" not in app.selectbox(key="model").options
+    assert "broken" in texts(app)
+    assert app.get("bidi_component")
+
+
+def test_damaged_weights_are_one_sentence_on_the_page(tmp_path):
+    broken = tmp_path / "checkpoints" / "broken"
+    shutil.copytree(SHIPPED_ROOT / "digits-2d", broken)
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    app = open_page("latent_map")
+    app.selectbox(key="model").select("broken").run()
+    assert not app.exception
+    assert "model.safetensors" in app.error[0].value
+    app.selectbox(key="model").select("digits-2d").run()
+    assert not app.error
+
+
+def test_a_finished_run_shows_its_figures_and_curves(tmp_path):
+    folder = runs.create("tiny", ModelConfig((1, 8, 8), widths=(16,)), TrainConfig("digits", epochs=2))
+    assert list(runs.work("tiny"))
+    app = open_page("train")
+    assert app.selectbox(key="run").value == "tiny"
+    assert not app.exception
+    assert "Trained for 2 epochs" in texts(app)
+    shown = {metric.label: metric.value for metric in app.metric}
+    elbo = json.loads((folder / "metrics.json").read_text())["elbo"]
+    assert shown["Held-out ELBO"] == f"{elbo:.2f} nats"
+    assert len(app.get("plotly_chart")) == 1
