@@ -22,7 +22,7 @@ def decode_pictures(model: VAE, z: Tensor) -> Tensor:
     return model.recon(z).mul(255).round().to(torch.uint8)
 
 
-def grid(images: Tensor, n_columns: int, gap: int = 1, background: int = 255) -> Tensor:
+def grid(images: Tensor, n_columns: int, gap: int = 1, background: int = 128) -> Tensor:
     """uint8 (N, C, H, W) -> one uint8 (C, H', W') picture, row by row, `gap` pixels apart."""
     n, channels, height, width = images.shape
     n_rows = math.ceil(n / n_columns)

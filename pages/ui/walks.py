@@ -113,7 +113,7 @@ def show_prior(name: str) -> None:
     seed = settings[2].number_input("Seed", 0, 2**31 - 1, 0, key="prior seed")
     settings[3].button("Redraw", key="prior redraw", width="stretch", on_click=_next_seed, args=("prior seed",))
     z = sample_prior(n, opened.config.latent_dim, seed, temperature)
-    sheet = grid(decode_pictures(opened.model, z), n_columns=max(1, round((1.6 * n) ** 0.5)))
+    sheet = grid(decode_pictures(opened.model, z), _n_columns(n))
     png = show_picture(
         sheet, "Samples of the prior", f"{n} samples, temperature {temperature:.2f}, seed {seed}", _sheet_scale(opened)
     )
@@ -161,10 +161,10 @@ def show_dimensions(name: str) -> None:
         to_image, to_origin = st.columns(2)
         mu = opened.latents.mu[index].clamp(-4, 4).tolist()
         to_image.button(
-            "Start from its code", key="dimensions image", width="stretch", on_click=_set_sliders, args=(keys, mu)
+            "Its code", key="dimensions image", width="stretch", on_click=_set_sliders, args=(keys, mu)
         )
         to_origin.button(
-            "All to 0", key="dimensions zero", width="stretch", on_click=_set_sliders, args=(keys, [0.0] * n_dims)
+            "All 0", key="dimensions zero", width="stretch", on_click=_set_sliders, args=(keys, [0.0] * n_dims)
         )
         picture_place = st.container()
     with right:
@@ -193,6 +193,13 @@ def _set_sliders(keys: list[str], values: list[float]) -> None:
 def _sheet_scale(opened: OpenModel) -> int:
     """How much a picture of a sheet is enlarged: to about 56 pixels."""
     return max(1, round(56 / opened.config.image_shape[1]))
+
+
+def _n_columns(n: int) -> int:
+    """Columns of a sheet of n pictures about 1.6 times as wide as high; full rows where that comes near."""
+    target = (1.6 * n) ** 0.5
+    nearest = min((c for c in range(1, n + 1) if n % c == 0), key=lambda c: abs(c - target))
+    return nearest if 0.7 * target <= nearest <= 1.4 * target else max(1, round(target))
 
 
 def _strip_scale(opened: OpenModel, n_frames: int) -> int:

@@ -338,6 +338,7 @@ class LatentMap {
     this.lastLook = this.look();
     const style = getComputedStyle(this.root);
     this.ink = style.color;
+    this.paper = style.getPropertyValue("--st-background-color");
     this.font = `12px ${style.fontFamily}`;
     const context = this.context;
     context.setTransform(this.ratio, 0, 0, this.ratio, 0, 0);
