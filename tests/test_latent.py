@@ -1,0 +1,250 @@
+"""Latent space: encoding, planes and the way back from them, and ways through it, against SciPy and scikit-learn."""
+
+import numpy as np
+import pytest
+import scipy.spatial
+import scipy.stats
+import torch
+from sklearn.decomposition import PCA
+from sklearn.manifold import trustworthiness
+
+from vae import VAE, ModelConfig
+from vae.latent import (
+    N_TSNE_STEPS,
+    compute_tsne,
+    encode_images,
+    lerp,
+    nearest_code,
+    project_axes,
+    project_pca,
+    project_tsne,
+    sample_posterior,
+    sample_prior,
+    slerp,
+)
+
+T = torch.linspace(0, 1, 9)
+
+
+def codes(n: int, n_dims: int, seed: int = 0) -> torch.Tensor:
+    """Unlike in every direction, and not about the origin."""
+    z = torch.randn(n, n_dims, generator=torch.Generator().manual_seed(seed))
+    return z * torch.linspace(2, 0.5, n_dims) + torch.arange(n_dims)
+
+
+def clusters(n: int = 150, n_dims: int = 5) -> torch.Tensor:
+    """Three clouds, one after the other."""
+    centres = 10 * torch.eye(n_dims)[:3]
+    return torch.cat(
+        [centre + codes(n // 3, n_dims, seed) - torch.arange(n_dims) for seed, centre in enumerate(centres)]
+    )
+
+
+def test_images_are_encoded_as_one_batch_would_be():
+    model = VAE(ModelConfig((1, 8, 8), widths=(16,), latent_dim=3)).eval()
+    images = torch.randint(256, (25, 1, 8, 8), dtype=torch.uint8)
+    mu, logvar = encode_images(model, images, batch_size=10)
+    expected_mu, expected_logvar = model.encode(images / 255)
+    torch.testing.assert_close(mu, expected_mu)
+    torch.testing.assert_close(logvar, expected_logvar)
+    assert not mu.requires_grad
+
+
+def test_the_nearest_code_is_scipys():
+    mu = codes(200, 4)
+    tree = scipy.spatial.cKDTree(mu.numpy())
+    for z in codes(20, 4, seed=1):
+        index, distance = nearest_code(mu, z)
+        expected_distance, expected_index = tree.query(z.numpy())
+        assert index == expected_index
+        assert distance == pytest.approx(expected_distance, rel=1e-5)
+
+
+# Planes
+
+
+def test_two_dimensions_are_their_own_plane():
+    mu = codes(50, 2)
+    projection = project_axes(mu)
+    assert torch.equal(projection.points, mu)
+    z, index = projection.to_z(-1.5, 0.25)
+    assert z.tolist() == [-1.5, 0.25]
+    assert index is None
+
+
+def test_one_dimension_is_a_line_with_its_points_spread_upwards():
+    mu = codes(50, 1)
+    projection = project_axes(mu)
+    assert projection.points.shape == (50, 2)
+    assert torch.equal(projection.points[:, :1], mu)
+    assert projection.points[:, 1].abs().max() <= 0.5
+    assert torch.equal(projection.points, project_axes(mu).points)  # by chance, and always the same
+    assert projection.to_z(-1.5, 0.3)[0].tolist() == [-1.5]
+
+
+def test_three_dimensions_are_no_plane():
+    with pytest.raises(ValueError, match="3 dimensions"):
+        project_axes(codes(50, 3))
+
+
+@pytest.mark.parametrize("n_dims", [3, 16])
+def test_pca_is_scikit_learns(n_dims):
+    mu = codes(300, n_dims)
+    judge = PCA(2).fit(mu.numpy())
+    projection = project_pca(mu)
+    # A direction and its opposite are both right.
+    signs = np.sign((projection.axes.numpy() * judge.components_).sum(1))
+    np.testing.assert_allclose(projection.axes.numpy(), judge.components_ * signs[:, None], atol=1e-4)
+    np.testing.assert_allclose(projection.points.numpy(), judge.transform(mu.numpy()) * signs, atol=1e-3)
+    assert projection.explained_variance == pytest.approx(judge.explained_variance_ratio_.sum(), rel=1e-4)
+    for x, y in ((0.0, 0.0), (1.5, -2.0), (-3.0, 0.5)):
+        expected = judge.inverse_transform(np.array([[x, y]]) * signs)[0]
+        z, index = projection.to_z(x, y)
+        np.testing.assert_allclose(z.numpy(), expected, atol=1e-4)
+        assert index is None
+
+
+def test_pca_there_and_back():
+    """A spot of the plane decodes at a z that lies at that very spot."""
+    projection = project_pca(codes(300, 8))
+    z, _ = projection.to_z(0.7, -1.1)
+    assert ((z - projection.origin) @ projection.axes.T).tolist() == pytest.approx([0.7, -1.1], abs=1e-5)
+
+
+def test_pca_never_flips():
+    """Turning all codes over turns the map over; the axes, which have a sign of their own, stay."""
+    mu = codes(300, 5)
+    there, back = project_pca(mu), project_pca(-mu)
+    torch.testing.assert_close(there.axes, back.axes, atol=1e-4, rtol=0)
+    torch.testing.assert_close(there.points, -back.points, atol=1e-3, rtol=0)
+
+
+def test_pca_of_a_collapsed_model():
+    projection = project_pca(torch.zeros(300, 5))
+    assert projection.points.isfinite().all()
+    assert projection.to_z(1.0, 1.0)[0].isfinite().all()
+    assert projection.explained_variance == 0
+
+
+def test_tsne_keeps_neighbours():
+    """Judge: scikit-learn's trustworthiness, 1 where the plane's neighbours are all neighbours in latent space."""
+    mu = clusters()
+    points = compute_tsne(mu)
+    assert points.shape == (len(mu), 2)
+    assert trustworthiness(mu.numpy(), points.numpy(), n_neighbors=5) > 0.9
+
+
+def test_tsne_is_the_same_for_the_same_seed():
+    mu = clusters(60)
+    first = compute_tsne(mu, seed=1)
+    assert torch.equal(first, compute_tsne(mu, seed=1, progress=lambda *_: None))
+
+
+def test_tsne_reports_its_progress():
+    seen: list[tuple[int, int]] = []
+    compute_tsne(clusters(60), progress=lambda done, total: seen.append((done, total)))
+    done = [count for count, _ in seen]
+    assert done == sorted(set(done))
+    assert seen[-1] == (N_TSNE_STEPS, N_TSNE_STEPS)
+    assert len(seen) > 50
+
+
+def test_tsne_of_one_dimension():
+    assert compute_tsne(codes(60, 1)).isfinite().all()
+
+
+def test_tsne_of_a_collapsed_model_is_refused():
+    with pytest.raises(ValueError, match="all codes are the same"):
+        compute_tsne(torch.full((60, 3), 0.5))
+
+
+def test_a_spot_of_a_tsne_stands_for_the_image_nearest_to_it():
+    mu, points = codes(100, 4), 10 * codes(100, 2, seed=1)
+    projection = project_tsne(mu, points)
+    tree = scipy.spatial.cKDTree(points.numpy())
+    for x, y in ((0.0, 0.0), (12.0, -3.0), (1e6, 1e6)):
+        z, index = projection.to_z(x, y)
+        assert index == tree.query([x, y])[1]
+        assert torch.equal(z, mu[index])
+
+
+# Ways
+
+
+@pytest.fixture
+def ends() -> tuple[torch.Tensor, torch.Tensor]:
+    start, end = torch.randn(2, 16, generator=torch.Generator().manual_seed(3))
+    return start, 2 * end
+
+
+@pytest.mark.parametrize("way", [lerp, slerp])
+def test_the_ends_are_exact(ends, way):
+    start, end = ends
+    path = way(start, end, T)
+    assert path.shape == (9, 16)
+    assert torch.equal(path[0], start)
+    assert torch.equal(path[-1], end)
+
+
+def test_lerp_is_a_straight_line_at_even_pace(ends):
+    start, end = (value.numpy() for value in ends)
+    np.testing.assert_allclose(lerp(*ends, T).numpy(), np.linspace(start, end, 9), atol=1e-6)
+
+
+@pytest.mark.parametrize("n_dims", [2, 3, 16, 512])
+def test_slerp_is_scipys(n_dims):
+    start, end = torch.nn.functional.normalize(torch.randn(2, n_dims, dtype=torch.float64))
+    expected = scipy.spatial.geometric_slerp(start.numpy(), end.numpy(), T.double().numpy())
+    np.testing.assert_allclose(slerp(start, end, T.double()).numpy(), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("angle", [1e-6, 1e-3, 1.0, 3.1])
+def test_slerp_is_scipys_in_float32_at_any_angle(angle):
+    start, end = torch.tensor([1.0, 0.0]), torch.tensor([angle]).cos().repeat(2)
+    end[1] = torch.tensor(angle).sin()
+    expected = scipy.spatial.geometric_slerp([1.0, 0.0], [np.cos(angle), np.sin(angle)], T.double().numpy())
+    np.testing.assert_allclose(slerp(start, end, T).numpy(), expected, atol=1e-5)
+
+
+def test_slerps_length_goes_over_evenly(ends):
+    lengths = slerp(*ends, T).norm(dim=1)
+    expected = torch.linspace(ends[0].norm().item(), ends[1].norm().item(), 9)
+    torch.testing.assert_close(lengths, expected)
+
+
+def test_slerp_is_the_straight_line_where_there_is_no_arc(ends):
+    start, _ = ends
+    for end in (torch.zeros(16), -start, -3 * start, start, 2 * start):
+        torch.testing.assert_close(slerp(start, end, T), lerp(start, end, T))
+        torch.testing.assert_close(slerp(end, start, T), lerp(end, start, T))
+    assert slerp(torch.zeros(16), torch.zeros(16), T).abs().max() == 0
+
+
+# Draws
+
+
+def test_the_prior_is_a_standard_normal():
+    z = sample_prior(5000, 4, seed=0)
+    assert scipy.stats.kstest(z.flatten().numpy(), "norm").pvalue > 0.01
+    assert torch.corrcoef(z.T).fill_diagonal_(0).abs().max() < 0.06
+
+
+def test_the_temperature_scales_the_draws():
+    torch.testing.assert_close(sample_prior(10, 3, seed=7, temperature=0.5), 0.5 * sample_prior(10, 3, seed=7))
+    assert sample_prior(10, 3, seed=7, temperature=0.0).abs().max() == 0
+
+
+def test_the_posterior_is_the_images_own():
+    mu, logvar = torch.tensor([1.0, -3.0]), torch.tensor([-2.0, 1.0])
+    z = sample_posterior(mu, logvar, 10_000, seed=0)
+    for column, mean, std in zip(z.T, mu, torch.exp(logvar / 2), strict=True):
+        assert scipy.stats.kstest(column.numpy(), scipy.stats.norm(mean, std).cdf).pvalue > 0.01
+
+
+def test_draws_depend_on_the_seed_alone():
+    zeros = torch.zeros(3)
+    before = torch.get_rng_state()
+    assert torch.equal(sample_prior(5, 3, seed=1), sample_prior(5, 3, seed=1))
+    assert not torch.equal(sample_prior(5, 3, seed=1), sample_prior(5, 3, seed=2))
+    assert torch.equal(sample_posterior(zeros, zeros, 5, seed=1), sample_posterior(zeros, zeros, 5, seed=1))
+    assert torch.equal(torch.get_rng_state(), before)
