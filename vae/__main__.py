@@ -7,6 +7,7 @@ import json
 import signal
 import sys
 from dataclasses import asdict
+from typing import Any
 
 from tqdm import tqdm
 
@@ -114,9 +115,14 @@ def _train(name: str, show_progress: bool) -> None:
 
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
-    with tqdm(unit="step", file=sys.stderr, disable=not show_progress) as bar:
+    with _bar(unit="step", disable=not show_progress) as bar:
         for record in runs.work(name):
             _show(bar, record)
+
+
+def _bar(**options: Any) -> tqdm:
+    """A progress bar on standard error; nothing is drawn before the first step, which may never come."""
+    return tqdm(file=sys.stderr, delay=1e-6, **options)
 
 
 def _show(bar: tqdm, record: Record) -> None:
@@ -136,7 +142,7 @@ def run_evaluate(args: argparse.Namespace) -> None:
     model = checkpoint.load_model(folder)
     _, training = checkpoint.read_config(folder)
     train, held_out = (data.load(training.dataset, split) for split in data.SPLITS)
-    with tqdm(total=len(held_out.images), unit="image", file=sys.stderr) as bar:
+    with _bar(total=len(held_out.images), unit="image") as bar:
         result = evaluate(
             model, train, held_out, args.importance_samples, args.seed, lambda done, _: bar.update(done - bar.n)
         )
@@ -185,7 +191,7 @@ def _row(summary: checkpoint.Summary) -> dict:
 
 
 def run_tsne(args: argparse.Namespace) -> None:
-    with tqdm(unit="step", file=sys.stderr) as bar:
+    with _bar(unit="step") as bar:
 
         def show(done: int, total: int) -> None:
             bar.total = total
