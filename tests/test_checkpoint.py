@@ -287,6 +287,20 @@ def test_damaged_weights(small, damage):
     assert_a_sentence(str(caught.value))
 
 
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="this system does not tell how much memory is in use")
+def test_a_vast_network_is_refused_before_it_takes_memory(small):
+    """config.json describes 2 x 470 million weights, 3.8 GB; there is room for 1 GB."""
+    edit_json("config.json", widths=[8192] * 8)(small)
+    in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (in_use + 2**30, limits[1]))
+    try:
+        with pytest.raises(CheckpointError, match="of another network"):
+            load_model(small)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+
+
 @pytest.mark.parametrize("damage", DAMAGED_CODES.values(), ids=DAMAGED_CODES)
 def test_damaged_codes(small, damage):
     damage(small)

@@ -143,6 +143,7 @@ class Server(ThreadingHTTPServer):
         self.files: dict[str, bytes] = {}
         self.way = "whole"
         self.may_go_on = threading.Event()
+        self.gave_up_first = False  # of server and client
         self.requests: list[str] = []
 
     def handle_error(self, *_: object) -> None:
@@ -164,7 +165,7 @@ class Handler(BaseHTTPRequestHandler):
         content = self.server.files.get(self.path.strip("/"))
         way = self.server.way
         if way == "silent":
-            self.server.may_go_on.wait(30)
+            self.server.gave_up_first = not self.server.may_go_on.wait(30)
             return
         if content is None or way == "missing":
             self.send_error(404)
@@ -301,6 +302,7 @@ def test_a_server_that_fails(server, root, way, monkeypatch):
     assert_a_sentence(caught, "check the network", "'digits' or 'shapes'", str(root))
     assert what_is_left(root) == []
     assert list(root.iterdir()) == []
+    assert not server.gave_up_first
 
 
 @pytest.mark.usefixtures("server")

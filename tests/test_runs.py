@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -148,6 +149,7 @@ def test_a_worker_that_is_killed(workers):
 def test_a_worker_that_is_asked_to_end_keeps_what_was_learnt(workers):
     folder = runs.start("polite", SMALL_MODEL, ENDLESS)
     wait_until(lambda: len(runs.status("polite").records) >= 2)
+    assert os.getsid(workers[0].pid) != os.getsid(0)  # Ctrl-C in the server's terminal does not reach it
     workers[0].terminate()
     assert workers[0].wait(60) == 0
     assert runs.status("polite").state == "stopped"
@@ -268,13 +270,15 @@ def test_a_root_that_is_a_file(tmp_path, monkeypatch):
 
 @pytest.fixture
 def read_only(small, checkpoints) -> Iterator[Path]:
-    """`small` and its root may be read, and not written, though the test may be root's."""
+    """`small` and its root may be read, and not written, though the test may be root's. `left` was left in training."""
+    left = Path(shutil.copytree(small, checkpoints / "left"))
+    (left / "run.json").write_text('{"state": "running", "message": "", "time": 0}')
     places = [*checkpoints.parents][:3]  # pytest's own folders, which only their owner may enter
     modes = {place: place.stat().st_mode for place in places}
     for place in places:
         place.chmod(0o755)
-    checkpoints.chmod(0o555)
-    small.chmod(0o555)
+    for folder in (checkpoints, small, left):
+        folder.chmod(0o555)
     user = os.geteuid()
     if user == 0:
         os.seteuid(65534)
@@ -282,12 +286,13 @@ def read_only(small, checkpoints) -> Iterator[Path]:
     os.seteuid(user)
     for place, mode in modes.items():
         place.chmod(mode)
-    checkpoints.chmod(0o755)
-    small.chmod(0o755)
+    for folder in (checkpoints, small, left):
+        folder.chmod(0o755)
 
 
 def test_a_read_only_folder(read_only):
     assert runs.status("small").state == "finished"
+    assert runs.status("left").state == "interrupted"
     assert runs.tsne_status("small") is None
     load_model(read_only)
     with pytest.raises(
