@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from vae import VAE, ConfigError, ModelConfig, TrainConfig, data
 from vae.checkpoint import (
+    SHIPPED_ROOT,
     CheckpointError,
     Metrics,
     check_name,
@@ -33,6 +34,7 @@ from vae.checkpoint import (
     write_atomically,
 )
 from vae.latent import Latents, encode_images
+from vae.objectives import kl_per_dim
 from vae.train import held_out_terms
 
 
@@ -334,6 +336,33 @@ def test_a_history_forgets_lines_that_are_none(small):
     path.mkdir()
     with pytest.raises(CheckpointError, match="history"):
         read_history(small)
+
+
+# Those that ship
+
+
+SHIPPED = ["mnist-2d", "mnist-16d", "digits-2d"]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_checkpoint_is_what_its_figures_say(name):
+    """The map opens from these without the data; where the data is here, the figures are measured again."""
+    folder = SHIPPED_ROOT / name
+    model, latents, metrics = load_model(folder), load_latents(folder), read_metrics(folder)
+    assert len(latents.mu) == metrics.n_images
+    assert metrics.elbo == pytest.approx(-(metrics.recon_loss + metrics.kl))
+    assert kl_per_dim(latents.mu, latents.logvar).sum(1).mean().item() == pytest.approx(metrics.kl, rel=1e-3)
+    assert read_history(folder)[-1].epoch == metrics.epochs
+    training = read_config(folder)[1]
+    if not data.is_present(training.dataset):
+        pytest.skip(f"{training.dataset} is not in LATENTARIUM_DATA, and tests fetch nothing; the rest was checked")
+    terms = held_out_terms(model, data.load(training.dataset, "held_out").images, beta=1.0)
+    assert -terms.loss == pytest.approx(metrics.elbo, abs=0.01)
+
+
+def test_what_ships_is_small():
+    files = [path for name in SHIPPED for path in (SHIPPED_ROOT / name).iterdir()]
+    assert sum(path.stat().st_size for path in files) < 15e6
 
 
 # Names

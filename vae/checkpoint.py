@@ -17,6 +17,7 @@ import sys
 import tempfile
 import textwrap
 from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -296,20 +297,18 @@ def read_history(folder: Path) -> list[Record]:
         return []
     except OSError as error:
         raise CheckpointError(_damaged(path, "it can't be read")) from error
-    records = []
-    for line in lines:
-        try:
-            records.append(_to_record(json.loads(line)))
-        except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError):
-            continue
-    return records
+    return [record for line in lines if (record := _to_record(line))]
 
 
-def _to_record(content: dict[str, Any]) -> Record:
+@lru_cache(maxsize=50_000)  # whoever watches a run reads its history twice a second
+def _to_record(line: str) -> Record | None:
     values: dict[str, Any] = {}
-    for key, value in content.items():
-        if key in ("train", "held_out"):
-            values[key] = None if value is None else Terms(**{name: float(nats) for name, nats in value.items()})
-        else:
-            values[key] = int(value) if key in ("step", "n_steps") else float(value)
-    return Record(**values)
+    try:
+        for key, value in json.loads(line).items():
+            if key in ("train", "held_out"):
+                values[key] = None if value is None else Terms(**{name: float(nats) for name, nats in value.items()})
+            else:
+                values[key] = int(value) if key in ("step", "n_steps") else float(value)
+        return Record(**values)
+    except (ValueError, TypeError, AttributeError, ArithmeticError, RecursionError):
+        return None
