@@ -14,7 +14,7 @@ from vae.latent import (
     compute_tsne,
     encode_images,
     lerp,
-    nearest_code,
+    nearest_codes,
     project_axes,
     project_pca,
     project_tsne,
@@ -50,14 +50,19 @@ def test_images_are_encoded_as_one_batch_would_be():
     assert not mu.requires_grad
 
 
-def test_the_nearest_code_is_scipys():
+def test_the_nearest_codes_are_scipys():
     mu = codes(200, 4)
     tree = scipy.spatial.cKDTree(mu.numpy())
     for z in codes(20, 4, seed=1):
-        index, distance = nearest_code(mu, z)
-        expected_distance, expected_index = tree.query(z.numpy())
-        assert index == expected_index
-        assert distance == pytest.approx(expected_distance, rel=1e-5)
+        indices, distances = nearest_codes(mu, z, 5)
+        expected_distances, expected_indices = tree.query(z.numpy(), k=5)
+        assert indices.tolist() == expected_indices.tolist()
+        assert distances.numpy() == pytest.approx(expected_distances, rel=1e-5)
+
+
+def test_no_more_neighbours_than_there_are_codes():
+    indices, _ = nearest_codes(codes(3, 2), torch.zeros(2), 5)
+    assert sorted(indices.tolist()) == [0, 1, 2]
 
 
 # Planes

@@ -10,7 +10,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from vae import runs
-from vae.checkpoint import SHIPPED_ROOT
+from vae.checkpoint import SHIPPED_ROOT, load_model
 from vae.config import ModelConfig, TrainConfig
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -56,8 +56,19 @@ def test_the_map_sends_each_held_out_image_once():
     head = int.from_bytes(payload[:4], "little")
     header = json.loads(payload[4 : 4 + head])
     assert header["n"] == 10_000
-    assert len(payload) == 4 + head + header["n"] * (2 * 4 + 1)
+    n_weights = sum(weight.numel() for weight in load_model(SHIPPED_ROOT / "mnist-2d").decoder.parameters())
+    assert len(payload) == 4 + head + header["n"] * (2 * 4 + 1) + 2 * n_weights
     assert header["classes"] == list("0123456789")
+
+
+def test_a_decoder_too_large_for_the_browser_decodes_on_the_server():
+    runs.create("large", ModelConfig((1, 8, 8), widths=(2000, 600)), TrainConfig("digits", epochs=1))
+    assert list(runs.work("large"))
+    app = open_page("latent_map")
+    app.selectbox(key="model").select("large").run()
+    assert not app.exception
+    pictures = [html.proto.body for html in app.get("html") if 'alt="Decoded image"' in html.proto.body]
+    assert len(pictures) == 1
 
 
 def test_another_model_gives_another_map():
@@ -171,7 +182,7 @@ def test_damaged_weights_are_one_sentence_on_the_page(tmp_path):
     assert not app.error
 
 
-def test_a_finished_run_shows_its_figures_and_curves(tmp_path):
+def test_a_finished_run_shows_its_figures_and_curves():
     folder = runs.create("tiny", ModelConfig((1, 8, 8), widths=(16,)), TrainConfig("digits", epochs=2))
     assert list(runs.work("tiny"))
     app = open_page("train")

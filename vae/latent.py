@@ -165,8 +165,7 @@ def sample_posterior(mu: Tensor, logvar: Tensor, n: int, seed: int) -> Tensor:
     return mu + torch.exp(0.5 * logvar) * torch.randn(n, len(mu), generator=generator)
 
 
-def nearest_code(mu: Tensor, z: Tensor) -> tuple[int, float]:
-    """Index of the code nearest to z, and its Euclidean distance. mu: (N, D), z: (D,)."""
-    squares = (mu - z).square().sum(1)
-    index = int(squares.argmin())
-    return index, float(squares[index].sqrt())
+def nearest_codes(mu: Tensor, z: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """Indices of the n codes nearest to z, nearest first, and their Euclidean distances. mu: (N, D), z: (D,)."""
+    squares, indices = (mu - z).square().sum(1).topk(min(n, len(mu)), largest=False)
+    return indices, squares.sqrt()

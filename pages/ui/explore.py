@@ -5,48 +5,57 @@ from __future__ import annotations
 import streamlit as st
 from torch import Tensor
 
-from pages.ui.latent_map import Spot, latent_map, map_payload
+from pages.ui.latent_map import Spot, decodes_in_browser, latent_map, map_payload
 from pages.ui.models import OpenModel, held_out_images, open_model, project
-from pages.ui.pictures import save_button, show_picture
-from vae.latent import nearest_code
+from pages.ui.pictures import save_button, show_picture, show_pictures
+from vae.latent import nearest_codes
 from vae.pictures import decode_pictures
 
 DECODED_WIDTH = 252  # CSS pixels: nine for each pixel of a 28 × 28 image
+N_NEIGHBOURS = 5
 
 
 @st.fragment
 def explore_map(name: str, kind: str, key: str, height: int = 520) -> None:
-    """The map of a model in one projection (z, pca or tsne); a click anywhere shows the picture decoded there."""
+    """The map of a model in one projection (z, pca or tsne). It decodes under the pointer; a click pins a spot.
+
+    The browser decodes by itself; a decoder that is too large for it decodes here, at each click.
+    """
     opened = open_model(name)
-    projection, payload = project(opened, kind), map_payload(opened, kind, height)
-    left, right = st.columns([0.72, 0.28], gap="medium")
-    with left:
-        clicked = latent_map(payload, f"{key} {name} {kind}")
+    projection = project(opened, kind)
+    clicked = latent_map(map_payload(opened, kind, height), f"{key} {name} {kind}")
     memory = f"spot {name} {kind}"
     if clicked:
         st.session_state[memory] = clicked
     spot = st.session_state.get(memory, Spot(0.0, 0.0))
-    with right:
-        _show_decoded(opened, kind, *projection.to_z(spot.x, spot.y), key)
+    z, index = projection.to_z(spot.x, spot.y)
+    if not decodes_in_browser(opened):
+        _show_decoded(opened, z, index, key)
+    _show_neighbours(opened, z)
 
 
-def _show_decoded(opened: OpenModel, kind: str, z: Tensor, index: int | None, key: str) -> None:
+def _show_decoded(opened: OpenModel, z: Tensor, index: int | None, key: str) -> None:
     picture = decode_pictures(opened.model, z.unsqueeze(0))[0]
-    nearest, distance = nearest_code(opened.latents.mu, z)
-    label = opened.class_names[opened.latents.labels[nearest]]
-    originals = held_out_images(opened.training.dataset)
-    caption = "decoded at the crosshair" if index is None else f"decoded from the z of image {index:,}"
+    caption = (
+        "decoded at the crosshair" if index is None else f"decoded from the z of image {index:,}, the nearest encoded"
+    )
     png = show_picture(picture, "Decoded image", caption, round(DECODED_WIDTH / picture.shape[2]))
-    st.markdown(f"**z** = ({', '.join(f'{value:.2f}' for value in z.tolist())})")
-    if kind == "tsne":
-        st.caption(f"Held-out image {index:,}, the encoded image nearest to your click: t-SNE has no way back to z.")
-    else:
-        st.caption(f"Distance to the nearest image's code: {distance:.2f}. Length of z: {float(z.norm()):.2f}.")
-    if originals is not None:
-        show_picture(originals[nearest], "Nearest held-out image", f"the nearest held-out image: {label}")
-    else:
-        recon = decode_pictures(opened.model, opened.latents.mu[nearest].unsqueeze(0))[0]
-        show_picture(
-            recon, "Nearest held-out image, reconstructed", f"the nearest held-out image, reconstructed: {label}"
-        )
+    st.markdown(f"z = ({', '.join(f'{value:.2f}' for value in z.tolist())})")
     save_button(png, f"{opened.name}-decoded.png", f"save {key}")
+
+
+def _show_neighbours(opened: OpenModel, z: Tensor) -> None:
+    """The held-out images whose codes lie nearest to z, where the data set is present; else their reconstructions."""
+    indices, distances = nearest_codes(opened.latents.mu, z, N_NEIGHBOURS)
+    originals = held_out_images(opened.training.dataset)
+    if originals is None:
+        pictures, what = (
+            decode_pictures(opened.model, opened.latents.mu[indices]),
+            "reconstructions of the held-out images",
+        )
+    else:
+        pictures, what = originals[indices], "held-out images"
+    classes = [opened.class_names[label] for label in opened.latents.labels[indices]]
+    captions = [f"{label}, at {distance:.2f}" for label, distance in zip(classes, distances.tolist(), strict=True)]
+    st.markdown(f"**Neighbours**: the {what} whose codes lie nearest to the pinned z, with their distance to it.")
+    show_pictures(pictures, "Neighbour", captions)

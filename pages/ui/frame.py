@@ -17,6 +17,7 @@ STYLE = """
     border: 1px solid color-mix(in srgb, currentColor 25%, transparent);
 }
 .latentarium-picture figcaption { font-size: 0.875rem; opacity: 0.8; margin-top: 0.35rem; }
+.latentarium-row { display: flex; flex-wrap: wrap; gap: 14px; }
 .latentarium-strip { overflow-x: auto; }
 </style>
 """

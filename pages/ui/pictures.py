@@ -24,5 +24,15 @@ def show_picture(image: Tensor, name: str, caption: str = "", scale: int | None 
     return png
 
 
+def show_pictures(images: Tensor, name: str, captions: list[str]) -> None:
+    """Shows uint8 (N, C, H, W) pictures in a row that wraps, each with its caption."""
+    figures = (
+        f'<figure class="latentarium-picture"><img src="{data_uri(png_bytes(image))}" alt="{escape(name)} {i + 1}: '
+        f'{escape(caption)}" width="112"><figcaption>{escape(caption)}</figcaption></figure>'
+        for i, (image, caption) in enumerate(zip(images, captions, strict=True))
+    )
+    st.html(f'<div class="latentarium-row">{"".join(figures)}</div>')
+
+
 def save_button(png: bytes, file_name: str, key: str, label: str = "Save as PNG") -> None:
     st.download_button(label, png, file_name, "image/png", key=key, on_click="ignore", icon=":material/download:")

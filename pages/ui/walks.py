@@ -160,9 +160,7 @@ def show_dimensions(name: str) -> None:
         index = st.number_input("Held-out image", 0, len(opened.latents.mu) - 1, 0, key=f"dimensions index {name}")
         to_image, to_origin = st.columns(2)
         mu = opened.latents.mu[index].clamp(-4, 4).tolist()
-        to_image.button(
-            "Its code", key="dimensions image", width="stretch", on_click=_set_sliders, args=(keys, mu)
-        )
+        to_image.button("Its code", key="dimensions image", width="stretch", on_click=_set_sliders, args=(keys, mu))
         to_origin.button(
             "All 0", key="dimensions zero", width="stretch", on_click=_set_sliders, args=(keys, [0.0] * n_dims)
         )

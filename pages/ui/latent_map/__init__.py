@@ -11,7 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import streamlit as st
+from torch import Tensor
 
+from pages.ui.latent_map.decoder import MAX_BROWSER_WEIGHTS, n_decoder_weights, pack_decoder
 from pages.ui.models import BY_STAMP, OpenModel, project
 
 _FOLDER = Path(__file__).parent
@@ -19,7 +21,9 @@ _component = st.components.v2.component(
     "latentarium_map",
     html='<div class="latent-map"></div>',
     css=(_FOLDER / "map.css").read_text(encoding="utf-8"),
-    js=(_FOLDER / "map.js").read_text(encoding="utf-8"),
+    # One module: the component takes its script as text, so there is no place to import from.
+    js="\n".join((_FOLDER / name).read_text(encoding="utf-8") for name in ("decoder.js", "map.js")),
+    isolate_styles=False,  # in the page's own document, where scripts and helpers for the disabled find it
 )
 
 # Paul Tol's `bright` scheme, made for colour-blind eyes (https://personal.sron.nl/~pault/), and four more: no ten
@@ -38,19 +42,34 @@ class Spot:
     y: float
 
 
+def decodes_in_browser(opened: OpenModel) -> bool:
+    return n_decoder_weights(opened.model) <= MAX_BROWSER_WEIGHTS
+
+
 @st.cache_resource(max_entries=32, show_spinner=False, hash_funcs=BY_STAMP)
 def map_payload(opened: OpenModel, kind: str, height: int) -> bytes:
     """The map of a model in one projection, as map.js reads it.
 
     kind: z, pca or tsne; height: CSS pixels, less on a narrow screen.
-    Header length (uint32), JSON header, points (float32 x, y), labels (uint8); little-endian, blocks at multiples of 4.
+    Header length (uint32), JSON header, points (float32 x, y), mu (float32, t-SNE only), the decoder's weights
+    (float16, where it runs in the browser), labels (uint8); little-endian, the header padded to a multiple of 4.
     """
-    points, n_dims = project(opened, kind).points, opened.config.latent_dim
+    projection, n_dims = project(opened, kind), opened.config.latent_dim
+    mu = projection.mu if kind == "tsne" else projection.mu[:0]
+    layers, weights = pack_decoder(opened.model) if decodes_in_browser(opened) else (None, b"")
     header = {
         "id": f"{opened.name} {kind} {opened.stamp}",
         "height": height,
-        "n": len(points),
-        "axes": ("z₁", "by chance") if kind == "z" and n_dims == 1 else AXIS_NAMES[kind],
+        "n": len(projection.points),
+        "n_mu": len(mu),
+        "n_dims": n_dims,
+        "kind": kind,
+        "origin": projection.origin.tolist(),
+        "axes": projection.axes.tolist(),
+        "layers": layers,
+        "image_shape": opened.config.image_shape,
+        "axis_names": ("z₁", "by chance") if n_dims == 1 else AXIS_NAMES[kind],
+        "upward": n_dims > 1,  # whether up and down has a meaning
         "ticks": kind != "tsne",
         "prior": kind == "z" and n_dims == 2,
         "classes": opened.class_names,
@@ -59,7 +78,12 @@ def map_payload(opened: OpenModel, kind: str, height: int) -> bytes:
     head = json.dumps(header).encode()
     head += b" " * (-len(head) % 4)
     labels = opened.latents.labels.numpy().astype(np.uint8)
-    return len(head).to_bytes(4, "little") + head + points.numpy().astype("<f4").tobytes() + labels.tobytes()
+    blocks = [_to_bytes(projection.points), _to_bytes(mu), weights, labels.tobytes()]
+    return len(head).to_bytes(4, "little") + head + b"".join(blocks)
+
+
+def _to_bytes(numbers: Tensor) -> bytes:
+    return numbers.numpy().astype("<f4").tobytes()
 
 
 def latent_map(payload: bytes, key: str) -> Spot | None:

@@ -1,4 +1,5 @@
-// The latent map on a plain canvas: points by class, pan, zoom, and a click or Enter anywhere reports the spot.
+// The latent map on a plain canvas: points by class, pan and zoom. The model decodes under the pointer, here in the
+// browser (decoder.js, which stands before this in one module); a click or Enter anywhere pins a spot and reports it.
 // Streamlit calls the default export again, on the same DOM, whenever the payload changes.
 
 const POINT_RADIUS = 2.2; // CSS pixels
@@ -15,16 +16,35 @@ export default function (component) {
   return () => root.map.destroy();
 }
 
-/** bytes -> {header, points: Float32Array x y x y ..., labels: Uint8Array}; see map_payload in __init__.py. */
+/** bytes -> {header, points x y x y ..., mu (n D, t-SNE only), labels, decoder or null}; see map_payload in __init__.py. */
 function unpack(bytes) {
   const copy = bytes.slice(); // what arrives is not aligned to 4 bytes
   const view = new DataView(copy.buffer);
   const headLength = view.getUint32(0, true);
   const header = JSON.parse(new TextDecoder().decode(copy.subarray(4, 4 + headLength)));
-  const start = 4 + headLength;
-  const points = new Float32Array(copy.buffer, start, 2 * header.n);
-  const labels = new Uint8Array(copy.buffer, start + 8 * header.n, header.n);
-  return { header, points, labels };
+  let start = 4 + headLength;
+  const take = (kind, length) => {
+    const block = new kind(copy.buffer, start, length);
+    start += block.byteLength;
+    return block;
+  };
+  const points = take(Float32Array, 2 * header.n);
+  const mu = take(Float32Array, header.n_mu * header.n_dims);
+  const decoder = header.layers && makeDecoder(header, (length) => fromHalf(take(Uint16Array, length)));
+  return { header, points, mu, decoder, labels: take(Uint8Array, header.n) };
+}
+
+/** Pixels in [0, 1], (C H W) with C = 1 or 3, onto a canvas of their size. */
+function paint(canvas, pixels, [channels, height, width]) {
+  if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
+  const context = canvas.getContext("2d");
+  const image = context.createImageData(width, height);
+  const n = width * height;
+  for (let i = 0; i < n; i++) {
+    for (let c = 0; c < 3; c++) image.data[4 * i + c] = Math.round(255 * pixels[(channels === 3 ? c * n : 0) + i]);
+    image.data[4 * i + 3] = 255;
+  }
+  context.putImageData(image, 0, 0);
 }
 
 class LatentMap {
@@ -42,8 +62,9 @@ class LatentMap {
 
   build() {
     this.root.innerHTML = `
+      <div class="map">
       <div class="stage">
-        <canvas tabindex="0" role="application" aria-label="Latent map" aria-describedby="map-help"></canvas>
+        <canvas class="points" tabindex="0" role="application" aria-label="Latent map" aria-describedby="map-help"></canvas>
         <svg class="crosshair" aria-hidden="true"><g><path d="${CROSSHAIR}"/><path d="${CROSSHAIR}"/></g></svg>
         <div class="hover" aria-hidden="true"></div>
         <div class="tools">
@@ -55,9 +76,21 @@ class LatentMap {
           Enter decodes the spot under it, plus and minus zoom, 0 shows all points.</span>
         <span class="sr-only" role="status" aria-live="polite"></span>
       </div>
-      <div class="legend" role="group" aria-label="Classes on the map"></div>`;
+      <div class="legend" role="group" aria-label="Classes on the map"></div>
+      </div>
+      <figure class="panel">
+        <img alt="Decoded image" aria-label="Decoded image">
+        <figcaption></figcaption>
+        <p class="z"></p>
+        <button data-do="save">Save as PNG</button>
+      </figure>`;
     this.stage = this.root.querySelector(".stage");
-    this.canvas = this.root.querySelector("canvas");
+    this.canvas = this.root.querySelector(".points");
+    this.panel = this.root.querySelector(".panel");
+    this.picture = this.root.querySelector(".panel img");
+    this.caption = this.root.querySelector("figcaption");
+    this.zText = this.root.querySelector(".z");
+    this.sheet = document.createElement("canvas"); // the decoded picture, one pixel for each of its own
     this.crosshair = this.root.querySelector(".crosshair g");
     this.hover = this.root.querySelector(".hover");
     this.status = this.root.querySelector("[role=status]");
@@ -71,7 +104,7 @@ class LatentMap {
     canvas.addEventListener("pointermove", (event) => this.pointerMove(event));
     canvas.addEventListener("pointerup", (event) => this.pointerUp(event));
     canvas.addEventListener("pointercancel", (event) => this.pointers.delete(event.pointerId));
-    canvas.addEventListener("pointerleave", () => (this.hover.textContent = ""));
+    canvas.addEventListener("pointerleave", () => this.leave());
     canvas.addEventListener("wheel", (event) => this.wheel(event), { passive: false });
     canvas.addEventListener("keydown", (event) => this.keyDown(event));
     this.root.querySelector(".tools").addEventListener("click", (event) => {
@@ -79,6 +112,7 @@ class LatentMap {
       if (what === "fit") this.fit();
       else if (what) this.zoomAt(this.width / 2, this.height / 2, what === "in" ? 1.5 : 1 / 1.5);
     });
+    this.panel.querySelector("button").addEventListener("click", () => this.save());
     this.resizeObserver = new ResizeObserver(() => this.resize());
     this.resizeObserver.observe(this.stage);
     // Streamlit's theme is CSS variables on an ancestor: redraw when the page's look changes.
@@ -92,6 +126,7 @@ class LatentMap {
     this.resizeObserver.disconnect();
     clearInterval(this.themeTimer);
     cancelAnimationFrame(this.frame);
+    cancelAnimationFrame(this.showFrame);
     this.root.map = null;
   }
 
@@ -100,10 +135,11 @@ class LatentMap {
   load(bytes) {
     if (bytes === this.bytes) return;
     this.bytes = bytes;
-    const { header, points, labels } = unpack(bytes);
+    const { header, points, mu, labels, decoder } = unpack(bytes);
     this.stage.style.height = `${header.height}px`;
     const isNew = header.id !== this.header?.id;
-    Object.assign(this, { header, points, labels });
+    Object.assign(this, { header, points, mu, labels, decoder });
+    this.panel.hidden = !decoder;
     this.order = this.shuffledOrder();
     this.extent = this.findExtent();
     if (isNew) {
@@ -115,6 +151,7 @@ class LatentMap {
       if (kept?.spot) this.report(kept.spot);
     }
     this.redraw();
+    this.show(this.spot);
   }
 
   /** Points of all classes are drawn in one mixed order, so that no class covers another for being drawn last. */
@@ -289,6 +326,7 @@ class LatentMap {
     this.spot = spot;
     this.remember();
     this.placeCrosshair();
+    this.show(spot);
     this.status.textContent = this.describe(spot);
   }
 
@@ -316,7 +354,63 @@ class LatentMap {
   }
 
   showHover(px, py) {
-    this.hover.textContent = this.describe(this.toData(px, py));
+    const spot = this.toData(px, py);
+    this.hover.textContent = this.describe(spot);
+    this.show(spot);
+  }
+
+  leave() {
+    this.hover.textContent = "";
+    this.show(this.spot);
+  }
+
+  // Decoding
+
+  /** A spot of the map -> {z, index}: the z it stands for, and the encoded image whose z that is (t-SNE only). */
+  toZ({ x, y }) {
+    const { kind, n_dims, origin, axes } = this.header;
+    if (kind !== "tsne") return { z: origin.map((value, d) => value + x * axes[0][d] + y * axes[1][d]), index: null };
+    const index = this.nearestPoint(x, y);
+    return { z: Array.from(this.mu.subarray(index * n_dims, (index + 1) * n_dims)), index };
+  }
+
+  nearestPoint(x, y) {
+    let best = Infinity, index = 0;
+    for (let i = 0; i < this.header.n; i++) {
+      const dx = this.points[2 * i] - x, dy = this.points[2 * i + 1] - y;
+      const distance = dx * dx + dy * dy;
+      if (distance < best) [best, index] = [distance, i];
+    }
+    return index;
+  }
+
+  /** Decodes a spot at the next frame: once a frame, however fast the pointer moves. */
+  show(spot) {
+    if (!this.decoder) return;
+    this.shown = spot;
+    if (!this.showFrame) this.showFrame = requestAnimationFrame(() => this.decodeShown());
+  }
+
+  decodeShown() {
+    this.showFrame = 0;
+    const { z, index } = this.toZ(this.shown);
+    paint(this.sheet, this.decoder.decode(z), this.decoder.shape);
+    this.picture.src = this.sheet.toDataURL();
+    const pinned = this.shown === this.spot;
+    const where = pinned ? "decoded at the crosshair" : "decoded under the pointer";
+    this.caption.textContent = index === null ? where
+      : `decoded from the z of image ${index.toLocaleString("en")}, the nearest encoded: ${this.header.classes[this.labels[index]]}`;
+    this.zText.textContent = `z = (${z.map((value) => value.toFixed(2)).join(", ")})`;
+  }
+
+  save() {
+    const { width, height } = this.sheet;
+    const scale = Math.max(1, Math.round(252 / width));
+    const large = Object.assign(document.createElement("canvas"), { width: scale * width, height: scale * height });
+    const context = large.getContext("2d");
+    context.imageSmoothingEnabled = false;
+    context.drawImage(this.sheet, 0, 0, large.width, large.height);
+    Object.assign(document.createElement("a"), { href: large.toDataURL(), download: "decoded.png" }).click();
   }
 
   // Drawing
@@ -375,7 +469,7 @@ class LatentMap {
       this.line(0, py, this.width, py, i === 0 ? 0.35 : 0.1);
       context.globalAlpha = 0.7;
       context.textAlign = "left";
-      if (py < this.height - 24) context.fillText((i * step).toFixed(digits), 6, py - 4);
+      if (this.header.upward && py < this.height - 24) context.fillText((i * step).toFixed(digits), 6, py - 4);
     }
     context.globalAlpha = 1;
   }
@@ -457,7 +551,7 @@ class LatentMap {
   }
 
   drawAxisNames() {
-    const [across, up] = this.header.axes;
+    const [across, up] = this.header.axis_names;
     this.text(`${across} →`, this.width - 8, this.height - 24, "right");
     this.text(`${up} ↑`, this.width - 8, 56, "right");
   }

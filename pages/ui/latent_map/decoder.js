@@ -1,0 +1,89 @@
+// A decoder of vae/networks.py in the browser: z -> pixels in [0, 1], plain loops over float32 arrays.
+// decoder.py beside this packs the layers; tests compare every kind of layer with torch.
+
+/** The error function to 1.2e-7. Source: Numerical Recipes' erfc, a rational Chebyshev fit (Press et al., section 6.2). */
+function erf(x) {
+  const t = 1 / (1 + 0.5 * Math.abs(x));
+  const series = [1.00002368, 0.37409196, 0.09678418, -0.18628806, 0.27886807, -1.13520398, 1.48851587, -0.82215223, 0.17087277];
+  let sum = 0;
+  for (let k = series.length - 1; k >= 0; k--) sum = sum * t + series[k];
+  const rest = t * Math.exp(-x * x - 1.26551223 + t * sum);
+  return x >= 0 ? 1 - rest : rest - 1;
+}
+
+const ACTIVATIONS = {
+  gelu: (x) => 0.5 * x * (1 + erf(x * Math.SQRT1_2)),
+  relu: (x) => (x > 0 ? x : 0),
+  tanh: Math.tanh,
+  sigmoid: (x) => 1 / (1 + Math.exp(-x)),
+};
+
+/** x (n_in) -> (n_out). weight: (n_in, n_out), the transpose of torch's, so that the inner loop runs along memory. */
+function linear(x, { weight, bias, n_out }) {
+  const out = Float32Array.from(bias);
+  for (let i = 0; i < x.length; i++) {
+    const value = x[i];
+    if (value === 0) continue; // after a ReLU, half of them
+    for (let j = 0, k = i * n_out; j < n_out; j++, k++) out[j] += value * weight[k];
+  }
+  return out;
+}
+
+/** Doubles the sides: kernel 4 × 4, stride 2, padding 1. x (n_in, H, W) -> (n_out, 2 H, 2 W). weight: (n_in, n_out, 4, 4). */
+function convTranspose(x, { weight, bias, n_in, n_out, height, width }) {
+  const [outHeight, outWidth] = [2 * height, 2 * width];
+  const out = new Float32Array(n_out * outHeight * outWidth);
+  for (let o = 0; o < n_out; o++) out.fill(bias[o], o * outHeight * outWidth, (o + 1) * outHeight * outWidth);
+  for (let c = 0; c < n_in; c++)
+    for (let o = 0; o < n_out; o++)
+      for (let ky = 0; ky < 4; ky++)
+        for (let kx = 0; kx < 4; kx++) {
+          const w = weight[((c * n_out + o) * 4 + ky) * 4 + kx];
+          // Pixel (y, x) reaches row 2 y - 1 + ky and column 2 x - 1 + kx, where those are on the picture.
+          const yEnd = Math.min(height, Math.floor((outHeight - ky) / 2) + 1), xEnd = Math.min(width, Math.floor((outWidth - kx) / 2) + 1);
+          for (let y = ky === 0 ? 1 : 0; y < yEnd; y++) {
+            const from = (c * height + y) * width, to = (o * outHeight + 2 * y - 1 + ky) * outWidth - 1 + kx;
+            for (let xx = kx === 0 ? 1 : 0; xx < xEnd; xx++) out[to + 2 * xx] += w * x[from + xx];
+          }
+        }
+  return out;
+}
+
+/** float16 bits -> Float32Array. */
+function fromHalf(bits) {
+  const scale = Float64Array.from({ length: 31 }, (_, e) => 2 ** (Math.max(e, 1) - 25)); // of one unit of the significand
+  return Float32Array.from(bits, (h) => {
+    const e = (h >> 10) & 31, fraction = h & 1023;
+    const size = e === 31 ? (fraction ? NaN : Infinity) : (e ? 1024 + fraction : fraction) * scale[e];
+    return h >> 15 ? -size : size;
+  });
+}
+
+/** The decoder that a header describes; take(length) gives the next so many weights. */
+function makeDecoder({ layers, image_shape }, take) {
+  const filled = layers.map((layer) => {
+    if (!layer.n_in) return layer;
+    const n_taps = layer.kind === "linear" ? 1 : 16;
+    const weight = take(layer.n_in * layer.n_out * n_taps);
+    return { ...layer, weight, bias: take(layer.n_out) };
+  });
+  return new Decoder(filled, image_shape);
+}
+
+class Decoder {
+  /** layers: as decoder.py describes them, each with its weight and bias as Float32Array; shape: [C, H, W]. */
+  constructor(layers, shape) {
+    Object.assign(this, { layers, shape });
+  }
+
+  /** z: D numbers -> pixels (C H W) in [0, 1]. */
+  decode(z) {
+    let x = Float32Array.from(z);
+    for (const layer of this.layers) {
+      if (layer.kind === "linear") x = linear(x, layer);
+      else if (layer.kind === "conv_transpose") x = convTranspose(x, layer);
+      else x = x.map(ACTIVATIONS[layer.kind]);
+    }
+    return x;
+  }
+}
