@@ -11,7 +11,7 @@ begin_page(
     "Latentarium",
     "A variational autoencoder learnt to squeeze each handwritten digit into two numbers, and to draw the digit again "
     "from them. Each point below is a digit it had never seen, at its two numbers; the colour tells which it was. "
-    "**Click anywhere**, also between the points: the model draws what it imagines there.",
+    "**Move the pointer or click anywhere**, also between the points: the model draws what it imagines there.",
 )
 try:
     open_model(DEFAULT_MODEL)

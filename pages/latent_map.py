@@ -10,8 +10,8 @@ from pages.ui.projections import pick_projection
 
 begin_page(
     "Latent map",
-    "Every held-out image is a point at its code. Drag to pan, scroll or pinch to zoom, "
-    "and **click anywhere** to see what the model decodes there.",
+    "Every held-out image is a point at its code. **Move the pointer** to see what the model decodes there, "
+    "**click anywhere** to pin a spot; drag to pan, scroll or pinch to zoom.",
 )
 left, right = st.columns(2)
 with left:

@@ -6,6 +6,7 @@ import streamlit as st
 
 from pages.ui.models import OpenModel
 from vae import runs
+from vae.checkpoint import CheckpointError
 from vae.runs import RunError
 
 TITLES = {"pca": "PCA", "tsne": "t-SNE"}
@@ -41,7 +42,7 @@ def _offer_tsne(name: str) -> None:
     if st.button("Compute the t-SNE", type="primary"):
         try:
             runs.start_tsne(name)
-        except RunError as error:
+        except (CheckpointError, RunError) as error:
             st.error(str(error))
         else:
             st.rerun()

@@ -7,7 +7,7 @@ import streamlit as st
 from pages.ui.charts import curves, live_curves
 from vae import runs
 from vae.checkpoint import CheckpointError, find, list_checkpoints, read_metrics
-from vae.runs import RunStatus
+from vae.runs import RunError, RunStatus
 from vae.train import N_LIVE_HELD_OUT
 
 REFRESH_SECONDS = 0.5
@@ -55,9 +55,16 @@ def _watch_live(name: str) -> None:
         st.rerun()  # the whole page: this one no longer renews itself
     _show_progress(status)
     if st.button("Stop and keep what was learnt", icon=":material/stop:", key=f"stop {name}"):
-        runs.request_stop(name)
+        _stop(name)
     if status.records:
         live_curves(status.records)
+
+
+def _stop(name: str) -> None:
+    try:
+        runs.request_stop(name)
+    except (CheckpointError, RunError) as error:
+        st.error(str(error))
 
 
 def _show_progress(status: RunStatus) -> None:
