@@ -9,26 +9,22 @@ import time
 
 import numpy as np
 import pytest
-from browser import FLAGS, find_browser, run_app
 from PIL import Image
 
+from benchmarks.app_server import app_server, chromium, find_browser
 from vae.checkpoint import SHIPPED_ROOT, load_model
 
-playwright = pytest.importorskip("playwright.sync_api")
 WAIT = 60_000  # milliseconds; a busy machine is slow, not wrong
 
 
 @pytest.fixture(scope="module")
 def browser():
-    path = find_browser()
-    if path is None:
+    if find_browser() is None:
         if os.environ.get("REQUIRE_BROWSER"):
             pytest.fail("no Chromium or Chrome is installed, and REQUIRE_BROWSER is set")
         pytest.skip("no Chromium or Chrome is installed")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=path, args=list(FLAGS))
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +37,8 @@ def environment(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def address(browser, environment):  # noqa: ARG001  (no server without a browser)
-    with run_app(environment) as address:
-        yield address
+    with app_server(environment) as server:
+        yield server.url
 
 
 @pytest.fixture
@@ -95,7 +91,8 @@ def shown_z(page) -> list[float]:
     [("/train", "Train"), ("/latent_map", "Latent map"), ("/interpolate", "Interpolate"), ("/", "Latentarium")],
 )
 def test_a_cold_deep_link_shows_its_page_and_the_whole_menu(browser, environment, page, path, title):  # noqa: ARG001
-    with run_app(environment) as address:  # a server that nobody has asked for anything yet
+    with app_server(environment) as server:  # nobody has asked it for anything yet
+        address = server.url
         page.goto(address + path)
         page.get_by_role("heading", name=title, exact=True).wait_for()
         for name in ("Latentarium", "Train", "Latent map", "Interpolate"):

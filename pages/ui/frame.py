@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
+import sys
 
 import streamlit as st
 import torch
 from streamlit.runtime.pages_manager import PagesManager
 
+M_ARENA_MAX, M_MMAP_THRESHOLD = -8, -3  # of mallopt, in glibc's malloc.h
 STYLE = """
 <style>
 [data-testid="stMainBlockContainer"] { padding-top: 3.5rem; }
@@ -52,5 +55,18 @@ def _settle_process() -> None:
     One torch thread: sessions are threads already, and a training worker wants the other cores.
     """
     torch.set_num_threads(1)
+    _give_memory_back()
     gc.collect()
     gc.freeze()
+
+
+def _give_memory_back() -> None:
+    """On Linux, memory that a visitor's thread has freed goes back to the system.
+
+    glibc gives each thread a pool of its own and keeps there what was freed, even the megabyte of a map's message: two
+    pools for all threads, and large blocks outside them. benchmarks/sessions.py counts what a visitor adds.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt:
+        mallopt(M_ARENA_MAX, 2)
+        mallopt(M_MMAP_THRESHOLD, 256 * 1024)
