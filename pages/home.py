@@ -4,8 +4,7 @@ import streamlit as st
 
 from pages.ui.explore import explore_map
 from pages.ui.frame import begin_page
-from pages.ui.models import DEFAULT_MODEL, open_model
-from vae.checkpoint import CheckpointError
+from pages.ui.models import DEFAULT_MODEL
 
 begin_page(
     "Latentarium",
@@ -13,11 +12,7 @@ begin_page(
     "from them. Each point below is a digit it had never seen, at its two numbers; the colour tells which it was. "
     "**Move the pointer or click anywhere**, also between the points: the model draws what it imagines there.",
 )
-try:
-    open_model(DEFAULT_MODEL)
-    explore_map(DEFAULT_MODEL, "z", "home")
-except CheckpointError as error:
-    st.error(str(error))
+explore_map(DEFAULT_MODEL, "z", "home")
 
 st.subheader("Where to go from here")
 pages = {

@@ -17,7 +17,6 @@ from vae.evaluate import (
     active_units,
     evaluate,
     importance_weighted_nll,
-    kl_by_dimension,
     knn_accuracy,
     reconstruction_mse,
 )
@@ -113,13 +112,6 @@ def test_mse_is_the_mean_over_all_pixels(small):
     mu, _ = encode_images(model, images)
     expected = np.mean((model.recon(mu).numpy() - images.numpy() / 255) ** 2)
     assert reconstruction_mse(model, images, mu) == pytest.approx(expected, rel=1e-5)
-
-
-def test_kl_by_dimension_adds_up(small):
-    model, held_out = load_model(small), data.load("digits", "held_out").images
-    kl = kl_by_dimension(model, held_out)
-    assert kl.shape == (2,)
-    assert kl.sum().item() == pytest.approx(read_metrics(small).kl, rel=1e-5)
 
 
 def test_all_figures_of_a_model(small):

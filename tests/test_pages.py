@@ -10,7 +10,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from vae import runs
-from vae.checkpoint import SHIPPED_ROOT, load_model
+from vae.checkpoint import SHIPPED_ROOT, load_latents, load_model
 from vae.config import ModelConfig, TrainConfig
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -169,6 +169,37 @@ def test_a_damaged_checkpoint_is_said_and_the_others_still_open(tmp_path):
     assert app.get("bidi_component")
 
 
+def test_a_model_that_goes_bad_while_it_is_open_is_one_sentence(tmp_path):
+    opened = tmp_path / "checkpoints" / "opened"
+    shutil.copytree(SHIPPED_ROOT / "digits-2d", opened)
+    app = open_page("interpolate")
+    app.selectbox(key="model").select("opened").run()
+    assert not app.error
+    (opened / "model.safetensors").write_bytes(b"no weights")
+    app.button(key="prior redraw").click().run()
+    assert not app.exception
+    assert app.error
+
+
+def test_an_image_is_chosen_by_class_by_index_and_by_chance():
+    app = open_page("interpolate")
+
+    def shown() -> tuple[str, int]:
+        return app.selectbox(key="walk from mnist-2d class").value, app.number_input(
+            key="walk from mnist-2d index"
+        ).value
+
+    labels = load_latents(SHIPPED_ROOT / "mnist-2d").labels.tolist()
+    assert shown() == ("3", labels.index(3))
+    app.selectbox(key="walk from mnist-2d class").select("5").run()
+    assert shown() == ("5", labels.index(5))
+    app.number_input(key="walk from mnist-2d index").set_value(1000).run()
+    assert shown() == (str(labels[1000]), 1000)
+    app.button(key="walk from mnist-2d chance").click().run()
+    chosen, index = shown()
+    assert chosen == str(labels[1000]) == str(labels[index])
+
+
 def test_damaged_weights_are_one_sentence_on_the_page(tmp_path):
     broken = tmp_path / "checkpoints" / "broken"
     shutil.copytree(SHIPPED_ROOT / "digits-2d", broken)
@@ -191,5 +222,5 @@ def test_a_finished_run_shows_its_figures_and_curves():
     assert "Trained for 2 epochs" in texts(app)
     shown = {metric.label: metric.value for metric in app.metric}
     elbo = json.loads((folder / "metrics.json").read_text())["elbo"]
-    assert shown["Held-out ELBO"] == f"{elbo:.2f} nats"
+    assert shown["Held-out ELBO, nats"] == f"{elbo:.2f}"
     assert len(app.get("plotly_chart")) == 1

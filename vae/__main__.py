@@ -164,7 +164,8 @@ def run_list(args: argparse.Namespace) -> None:
         if row["problem"]:
             print(f"{row['name']:20s} {row['problem']}")
         else:
-            kind = f"{row['dataset']}, {row['network']}, {row['latent_dim']} latent dimensions"
+            plural = "s" if row["latent_dim"] > 1 else ""
+            kind = f"{row['dataset']}, {row['network']}, {row['latent_dim']} latent dimension{plural}"
             print(f"{row['name']:20s} {kind:50s} held-out ELBO {row['elbo']:.2f}")
 
 

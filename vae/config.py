@@ -25,11 +25,12 @@ def check_integer(field: str, value: object, low: int, high: int) -> None:
         raise ConfigError(field, f"{value!r} was given; use a whole number from {low:,} to {high:,}")
 
 
-def check_number(field: str, value: object, low: float, high: float) -> None:
-    """low is excluded, high allowed."""
-    # NaN is neither above low nor below anything, so the comparison turns it away too.
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low < value <= high:
-        raise ConfigError(field, f"{value!r} was given; use a number above {low:g}, at most {high:g}")
+def check_number(field: str, value: object, low: float, high: float, low_allowed: bool = False) -> None:
+    # NaN is neither above low nor below anything, so the comparisons turn it away too.
+    in_range = isinstance(value, int | float) and (low < value <= high or (low_allowed and value == low))
+    if isinstance(value, bool) or not in_range:
+        bounds = f"from {low:g} to {high:g}" if low_allowed else f"above {low:g}, at most {high:g}"
+        raise ConfigError(field, f"{value!r} was given; use a number {bounds}")
 
 
 def check_choice(field: str, value: object, choices: Sequence[str]) -> None:
@@ -113,8 +114,7 @@ class TrainConfig:
         check_integer("batch_size", self.batch_size, 1, 1_000_000)
         check_number("learning_rate", self.learning_rate, 0, 1)
         check_choice("schedule", self.schedule, SCHEDULES)
-        if self.beta != 0:
-            check_number("beta", self.beta, 0, 1000)
+        check_number("beta", self.beta, 0, 1000, low_allowed=True)
         check_integer("seed", self.seed, 0, 2**31 - 1)
         check_choice("device", self.device, DEVICES)
         check_integer("threads", self.threads, 0, 1024)

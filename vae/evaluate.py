@@ -12,7 +12,7 @@ from torch import Tensor
 from vae.data import Images, to_float
 from vae.latent import encode_images
 from vae.model import VAE
-from vae.objectives import kl_per_dim, recon_loss
+from vae.objectives import recon_loss
 from vae.train import held_out_terms
 
 ACTIVE_UNIT_VARIANCE = 0.01  # Burda et al., arXiv:1509.00519, section 5.1
@@ -110,10 +110,3 @@ def evaluate(
         mse=reconstruction_mse(model, held_out.images, mu),
         knn_accuracy=knn_accuracy(train_mu, train.labels, mu, held_out.labels),
     )
-
-
-@torch.inference_mode()
-def kl_by_dimension(model: VAE, images: Tensor) -> Tensor:
-    """KL of each latent dimension, mean over images, in nats: (D,). images: uint8 (N, C, H, W)."""
-    mu, logvar = encode_images(model, images)
-    return kl_per_dim(mu, logvar).mean(0)

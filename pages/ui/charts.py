@@ -38,30 +38,33 @@ def _y_range(records: list[Record], term: str) -> tuple[float, float]:
 def live_curves(records: list[Record]) -> None:
     """Vega-Lite charts, which Streamlit updates in place; its plotly charts mount anew at every update and flicker."""
     labels, colours = zip(*SPLITS.values(), strict=True)
+    st.markdown(f":blue[●] {labels[0]} :orange[●] {labels[1]}")
     for term, title in TERMS.items():
         frames = []
         for split, (label, _) in SPLITS.items():
             epochs, nats = _points(records, term, split)
             frames.append(pd.DataFrame({"epoch": epochs, "nats": nats, "images": label}))
-        # One legend, above the first chart, and room for it in each, so that the three keep one height.
-        legend = alt.Legend(orient="top", title=None) if term == "loss" else None
         chart = (
             alt.Chart(pd.concat(frames), height=CHART_HEIGHT, title=f"{title}, nats per image")
             .mark_line(clip=True, point=alt.OverlayMarkDef(size=14))
             .encode(
                 x=alt.X("epoch:Q", title="epoch" if term == "kl" else None),
                 y=alt.Y("nats:Q", title=None, scale=alt.Scale(domain=_y_range(records, term), nice=False)),
-                color=alt.Color("images:N", scale=alt.Scale(domain=labels, range=colours), legend=legend),
+                color=alt.Color("images:N", scale=alt.Scale(domain=labels, range=colours), legend=None),
             )
             .configure_axis(minExtent=40)
         )
-        st.altair_chart(chart, key=f"live {term}", height=CHART_HEIGHT + (75 if term == "loss" else 50))
+        st.altair_chart(chart, key=f"live {term}", height=CHART_HEIGHT + 50)
 
 
 def curves(records: list[Record], key: str) -> None:
     """The same curves as one plotly figure: zoom, read off values, save."""
     figure = make_subplots(
-        rows=3, cols=1, shared_xaxes=True, vertical_spacing=0.08, subplot_titles=list(TERMS.values())
+        rows=3,
+        cols=1,
+        shared_xaxes=True,
+        vertical_spacing=0.08,
+        subplot_titles=[f"{title}, nats per image" for title in TERMS.values()],
     )
     for row, term in enumerate(TERMS, start=1):
         for split, (label, colour) in SPLITS.items():

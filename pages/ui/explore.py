@@ -6,7 +6,7 @@ import streamlit as st
 from torch import Tensor
 
 from pages.ui.latent_map import Spot, decodes_in_browser, latent_map, map_payload
-from pages.ui.models import OpenModel, held_out_images, open_model, project
+from pages.ui.models import OpenModel, held_out_images, open_or_stop, project
 from pages.ui.pictures import save_button, show_picture, show_pictures
 from vae.latent import nearest_codes
 from vae.pictures import decode_pictures
@@ -21,16 +21,20 @@ def explore_map(name: str, kind: str, key: str, height: int = 520) -> None:
 
     The browser decodes by itself; a decoder that is too large for it decodes here, at each click.
     """
-    opened = open_model(name)
+    opened = open_or_stop(name)
     projection = project(opened, kind)
-    clicked = latent_map(map_payload(opened, kind, height), f"{key} {name} {kind}")
-    memory = f"spot {name} {kind}"
+    in_browser = decodes_in_browser(opened)
+    map_place, picture_place = (st.container(), None) if in_browser else st.columns([0.72, 0.28], gap="medium")
+    with map_place:
+        clicked = latent_map(map_payload(opened, kind, height), f"{key} {name} {kind}")
+    memory = f"spot {name} {kind} {opened.stamp}"
     if clicked:
         st.session_state[memory] = clicked
     spot = st.session_state.get(memory, Spot(0.0, 0.0))
     z, index = projection.to_z(spot.x, spot.y)
-    if not decodes_in_browser(opened):
-        _show_decoded(opened, z, index, key)
+    if picture_place:
+        with picture_place:
+            _show_decoded(opened, z, index, key)
     _show_neighbours(opened, z)
 
 
@@ -40,6 +44,7 @@ def _show_decoded(opened: OpenModel, z: Tensor, index: int | None, key: str) -> 
         "decoded at the crosshair" if index is None else f"decoded from the z of image {index:,}, the nearest encoded"
     )
     png = show_picture(picture, "Decoded image", caption, round(DECODED_WIDTH / picture.shape[2]))
+    st.caption("This decoder is too large to run under the pointer: it decodes on the server, at each click.")
     st.markdown(f"z = ({', '.join(f'{value:.2f}' for value in z.tolist())})")
     save_button(png, f"{opened.name}-decoded.png", f"save {key}")
 
@@ -49,13 +54,13 @@ def _show_neighbours(opened: OpenModel, z: Tensor) -> None:
     indices, distances = nearest_codes(opened.latents.mu, z, N_NEIGHBOURS)
     originals = held_out_images(opened.training.dataset)
     if originals is None:
-        pictures, what = (
-            decode_pictures(opened.model, opened.latents.mu[indices]),
-            "reconstructions of the held-out images",
-        )
+        pictures = decode_pictures(opened.model, opened.latents.mu[indices])
+        what = "held-out images, as the model reconstructs them (the data set is not on this machine),"
     else:
         pictures, what = originals[indices], "held-out images"
     classes = [opened.class_names[label] for label in opened.latents.labels[indices]]
-    captions = [f"{label}, at {distance:.2f}" for label, distance in zip(classes, distances.tolist(), strict=True)]
+    captions = [
+        f"class {label}, at {distance:.2f}" for label, distance in zip(classes, distances.tolist(), strict=True)
+    ]
     st.markdown(f"**Neighbours**: the {what} whose codes lie nearest to the pinned z, with their distance to it.")
     show_pictures(pictures, "Neighbour", captions)

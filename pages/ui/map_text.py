@@ -42,10 +42,15 @@ def _reading(opened: OpenModel, kind: str) -> str:
         "q(z|x); the point is its mean mu."
     )
     if kind == "z" and n_dims == 2:
+        pull = (
+            "to which the KL term pulls all codes"
+            if opened.training.beta
+            else "to which nothing pulled the codes, for β was 0"
+        )
         return (
             f"{points} The axes are z itself: what you click is what the decoder gets, nothing is lost in between. "
-            "The dashed circles are 1, 2 and 3 standard deviations of the prior N(0, I), to which the KL term pulls "
-            "all codes; far from every point the decoder was never trained, and what it draws there means little."
+            f"The dashed circles are 1, 2 and 3 standard deviations of the prior N(0, I), {pull}; far from every point "
+            "the decoder was never trained, and what it draws there means little."
         )
     if kind == "z":
         return f"{points} This model has one latent dimension: left and right is z; up and down is chance."

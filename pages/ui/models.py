@@ -47,11 +47,7 @@ def pick_model(label: str = "Model") -> OpenModel:
         st.warning(f"There is no model {asked!r} to open here; another one is shown.")
     default = names.index(DEFAULT_MODEL) if DEFAULT_MODEL in names else 0
     name = st.selectbox(label, names, index=default, key="model", bind="query-params", persist_state="session")
-    try:
-        return open_model(name)
-    except CheckpointError as error:
-        st.error(str(error))
-        st.stop()
+    return open_or_stop(name)
 
 
 def _show_problems(problems: list[str]) -> None:
@@ -70,6 +66,15 @@ def open_model(name: str) -> OpenModel:
 def _stamp(folder: Path) -> tuple[int, ...]:
     paths = [folder / name for name in ("config.json", "model.safetensors", "latents.safetensors")]
     return tuple(path.stat().st_mtime_ns if path.is_file() else 0 for path in paths)
+
+
+def open_or_stop(name: str) -> OpenModel:
+    """For fragments, which run again long after their page: stops with a sentence if the checkpoint has gone bad."""
+    try:
+        return open_model(name)
+    except CheckpointError as error:
+        st.error(str(error))
+        st.stop()
 
 
 @st.cache_resource(max_entries=16, show_spinner=False)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import streamlit as st
 
 from pages.ui.charts import curves, live_curves
-from vae import runs
-from vae.checkpoint import CheckpointError, find, list_checkpoints, read_metrics
+from vae import ModelConfig, TrainConfig, runs
+from vae.checkpoint import CheckpointError, find, list_checkpoints, read_config, read_metrics
 from vae.runs import RunError, RunStatus
 from vae.train import N_LIVE_HELD_OUT
 
@@ -23,25 +23,42 @@ def pick_run() -> str | None:
     started = st.session_state.pop("run to show", None)
     if started in names:
         st.session_state["run"] = started
+    asked = st.query_params.get("run")
+    if asked and asked not in names:
+        st.warning(f"There is no run {asked!r}; another one is shown.")
     return st.selectbox("Run", names, key="run", bind="query-params", persist_state="session")
 
 
 def _age(name: str) -> float:
-    path = find(name) / "config.json"
-    return path.stat().st_mtime if path.is_file() else 0.0
+    try:
+        return (find(name) / "config.json").stat().st_mtime
+    except (CheckpointError, OSError):
+        return 0.0  # deleted meanwhile
 
 
 def watch_run(name: str) -> None:
     """Shows a run; while it goes on, twice a second anew."""
     try:
-        active = runs.status(name).is_active
+        status = runs.status(name)
+        st.caption(_describe(*read_config(find(name))))
     except CheckpointError as error:
         st.error(str(error))
         return
-    if active:
+    if status.is_active:
         _watch_live(name)
     else:
-        _show_ended(name)
+        _show_ended(status)
+
+
+def _describe(model: ModelConfig, training: TrainConfig) -> str:
+    """A run's settings in one line."""
+    layers = "-".join(map(str, (*model.channels, *model.widths, model.latent_dim)))
+    likelihood = f"Gaussian, σ {model.sigma:g}" if model.likelihood == "gaussian" else "Bernoulli"
+    parts = [
+        training.dataset, f"{model.network} {layers}", likelihood, f"β {training.beta:g}", f"{training.epochs:,} epochs",
+        f"batch {training.batch_size}", f"learning rate {training.learning_rate:g}", f"seed {training.seed}",
+    ]  # fmt: skip
+    return " · ".join(parts)
 
 
 @st.fragment(run_every=REFRESH_SECONDS)
@@ -63,22 +80,21 @@ def _watch_live(name: str) -> None:
 def _stop(name: str) -> None:
     try:
         runs.request_stop(name)
+        st.toast("Stopping…")
     except (CheckpointError, RunError) as error:
         st.error(str(error))
 
 
 def _show_progress(status: RunStatus) -> None:
-    if not status.records:
+    if not status.records or not status.records[-1].step:
         st.progress(0.0, f"**{status.name}**: {status.message}")
         return
     record = status.records[-1]
-    text = (
-        f"**{status.name}**: epoch {record.epoch:.1f} of {record.n_steps / max(record.step, 1) * record.epoch:.0f}, "
-        f"{record.images_per_second:,.0f} images/s, {_duration(record.seconds_left)} left"
-        if record.step
-        else f"**{status.name}**: starting."
+    st.progress(
+        record.step / record.n_steps,
+        f"**{status.name}**: epoch {record.epoch:.1f}, {record.step / record.n_steps:.0%}, "
+        f"{record.images_per_second:,.0f} images/s, {_duration(record.seconds_left)} left",
     )
-    st.progress(record.step / record.n_steps, text)
 
 
 def _duration(seconds: float) -> str:
@@ -86,15 +102,14 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
 
 
-def _show_ended(name: str) -> None:
-    status = runs.status(name)
+def _show_ended(status: RunStatus) -> None:
     if status.state in ("failed", "interrupted"):
         st.error(status.message)
     elif status.message:
         st.success(status.message) if status.state == "finished" else st.warning(status.message)
-    _show_figures(name)
+    _show_figures(status.name)
     if status.records:
-        curves(status.records, key=f"curves {name}")
+        curves(status.records, key=f"curves {status.name}")
         st.caption(
             "Nats per image: sums over pixels and latent dimensions, mean over images. Held-out images were never "
             f"trained on; their curve is over {N_LIVE_HELD_OUT:,} of them at most, the figures above over all."
@@ -107,9 +122,9 @@ def _show_figures(name: str) -> None:
     except CheckpointError:
         return  # ended before anything was saved; the message above says so
     left, middle, right = st.columns(3)
-    left.metric("Held-out ELBO", f"{metrics.elbo:.2f} nats", help="−(reconstruction + KL); higher is better")
-    middle.metric("Reconstruction", f"{metrics.recon_loss:.2f} nats", help="−log p(x|z), summed over pixels")
-    right.metric("KL", f"{metrics.kl:.2f} nats", help="KL(q(z|x) ‖ p(z)), summed over latent dimensions")
+    left.metric("Held-out ELBO, nats", f"{metrics.elbo:.2f}", help="−(reconstruction + KL); higher is better")
+    middle.metric("Reconstruction, nats", f"{metrics.recon_loss:.2f}", help="−log p(x|z), summed over pixels")
+    right.metric("KL, nats", f"{metrics.kl:.2f}", help="KL(q(z|x) ‖ p(z)), summed over latent dimensions")
     left.page_link(
         "pages/latent_map.py", label="Open on the map", icon=":material/scatter_plot:", query_params={"model": name}
     )

@@ -45,6 +45,8 @@ def train_form() -> None:
     st.caption(DATASETS[dataset].about)
     model, model_problem = _attempt(_model_settings, dataset)
     training, training_problem = _attempt(_training_settings, dataset)
+    if st.session_state.pop("name was used", False):
+        st.session_state["train-name"] = ""
     name = text_input(
         "Name", key="train-name", placeholder=f"{_free_name(dataset, model)} (if left empty)", max_chars=64
     ) or _free_name(dataset, model)  # fmt: skip
@@ -77,7 +79,7 @@ def _model_settings(dataset: str) -> ModelConfig:
     likelihood = selectbox("Likelihood", LIKELIHOODS, format_func=LIKELIHOOD_TITLES.get, key="train-likelihood")
     sigma = MODEL["sigma"]
     if likelihood == "gaussian":
-        sigma = number_input("σ of the Gaussian", value=sigma, step=0.05, format="%.2f", key="train-sigma")
+        sigma = number_input("σ of the Gaussian", value=sigma, step=0.05, format="%g", key="train-sigma")
     return ModelConfig(
         image_shape=dataset_info(dataset).image_shape,
         network=network,
@@ -97,7 +99,7 @@ def _training_settings(dataset: str) -> TrainConfig:
             "Epochs", value=EPOCHS.get(dataset, TRAINING["epochs"]), step=1, key=f"train-epochs-{dataset}"
         )
         learning_rate = number_input(
-            "Learning rate", value=TRAINING["learning_rate"], step=0.0005, format="%.4f", key="train-lr"
+            "Learning rate", value=TRAINING["learning_rate"], step=0.0005, format="%g", key="train-lr"
         )
     with right:
         batch_size = number_input("Batch", value=TRAINING["batch_size"], step=32, key="train-batch")
@@ -107,7 +109,7 @@ def _training_settings(dataset: str) -> TrainConfig:
     )
     n_train = dataset_info(dataset).n_train
     if batch_size > n_train:
-        raise ConfigError("batch", f"{batch_size:,} was given; {dataset} has {n_train:,} training images")
+        raise ConfigError("batch_size", f"{batch_size:,} was given; {dataset} has {n_train:,} training images")
     return training
 
 
@@ -132,5 +134,6 @@ def _start(name: str, model: ModelConfig, training: TrainConfig) -> None:
         st.error(str(error))
         return
     st.session_state["run to show"] = name
+    st.session_state["name was used"] = True
     st.toast(f"{name} has started.")  # on a narrow screen its curves lie below
     st.rerun()

@@ -7,35 +7,48 @@ import random
 import streamlit as st
 import torch
 
-from pages.ui.models import OpenModel, held_out_images, open_model
+from pages.ui.models import OpenModel, held_out_images, open_or_stop
 from pages.ui.pictures import save_button, show_picture
 from vae.latent import lerp, sample_posterior, sample_prior, slerp
 from vae.pictures import decode_pictures, film_strip, grid
 
+ANY_CLASS = "any"
 PATHS = {"linear": lerp, "spherical": slerp}
 
 
 def pick_image(opened: OpenModel, label: str, key: str, default_class: int) -> int:
     """Chooses a held-out image by class, by index or by chance, and shows it. Returns its index."""
     key = f"{key} {opened.name}"
-    labels = opened.latents.labels
+    class_key, index_key = f"{key} class", f"{key} index"
+    labels = opened.latents.labels.tolist()
+    state = st.session_state
+
+    def members() -> list[int]:
+        chosen = state[class_key]
+        return [i for i, label in enumerate(labels) if chosen == ANY_CLASS or opened.class_names[label] == chosen]
+
+    def follow_class() -> None:
+        indices = members()
+        if indices and state[index_key] not in indices:
+            state[index_key] = indices[0]
+
+    def follow_index() -> None:
+        if state[class_key] != ANY_CLASS:
+            state[class_key] = opened.class_names[labels[state[index_key]]]
+
+    def draw() -> None:
+        state[index_key] = random.choice(members() or range(len(labels)))
+        follow_index()
+
+    if index_key not in state:
+        state[class_key] = opened.class_names[default_class]
+        state[index_key] = next(iter(members()), 0)
+        follow_index()
     st.markdown(f"**{label}**")
-    ways, number = st.columns([0.5, 0.5])
-    classes = ["any", *opened.class_names]
-    chosen = ways.selectbox("Class", classes, index=default_class + 1, key=f"{key} class")
-    indices = (
-        range(len(labels)) if chosen == "any" else (labels == classes.index(chosen) - 1).nonzero().flatten().tolist()
-    )
-    if not indices:
-        st.warning("No held-out image has that class; all classes are offered instead.")
-        indices = range(len(labels))
-    memory = f"{key} index"
-    if st.session_state.get(memory) not in indices:
-        st.session_state[memory] = indices[0]
-    st.button(
-        "By chance", key=f"{key} chance", on_click=lambda: st.session_state.update({memory: random.choice(indices)})
-    )
-    index = number.number_input("Index", 0, len(labels) - 1, key=memory, step=1)
+    left, right = st.columns(2)
+    left.selectbox("Class", [ANY_CLASS, *opened.class_names], key=class_key, on_change=follow_class)
+    index = right.number_input("Index", 0, len(labels) - 1, key=index_key, step=1, on_change=follow_index)
+    st.button("By chance", key=f"{key} chance", on_click=draw)
     _show_image(opened, index, label)
     return index
 
@@ -61,7 +74,7 @@ def _say_where_images_are(opened: OpenModel) -> None:
 
 @st.fragment
 def show_walk(name: str) -> None:
-    opened = open_model(name)
+    opened = open_or_stop(name)
     last_class = len(opened.class_names) - 1
     left, right = st.columns(2, gap="large")
     with left:
@@ -102,7 +115,7 @@ def show_walk(name: str) -> None:
 
 @st.fragment
 def show_prior(name: str) -> None:
-    opened = open_model(name)
+    opened = open_or_stop(name)
     st.markdown(
         "z is drawn from the prior N(0, I), and decoded: pictures of no image that ever was. "
         "The temperature multiplies the draws: below 1 they stay near the middle of the prior, above 1 they leave it."
@@ -122,7 +135,7 @@ def show_prior(name: str) -> None:
 
 @st.fragment
 def show_posterior(name: str) -> None:
-    opened = open_model(name)
+    opened = open_or_stop(name)
     st.markdown(
         "The encoder answers an image not with one z but with a cloud, q(z|x). "
         "Its samples show what the code leaves open."
@@ -148,28 +161,30 @@ def show_posterior(name: str) -> None:
 
 @st.fragment
 def show_dimensions(name: str) -> None:
-    opened = open_model(name)
+    opened = open_or_stop(name)
     n_dims = opened.config.latent_dim
     st.markdown(
         "One slider for each latent dimension, in standard deviations of the prior. "
-        "Start from the middle or from an image."
+        "Start from the middle or from an image's code."
     )
-    left, right = st.columns([0.35, 0.65], gap="large")
+    # Wide enough for every image's code, and for the prior.
+    limit = max(4.0, float(opened.latents.mu.abs().max().ceil()))
+    left, right = st.columns([0.4, 0.6], gap="large")
     keys = [f"dimension {name} {i}" for i in range(n_dims)]
     with left:
-        index = st.number_input("Held-out image", 0, len(opened.latents.mu) - 1, 0, key=f"dimensions index {name}")
+        picture_place = st.container()
         to_image, to_origin = st.columns(2)
-        mu = opened.latents.mu[index].clamp(-4, 4).tolist()
+        index = pick_image(opened, "Image", "dimensions", 0)
+        mu = opened.latents.mu[index].tolist()
         to_image.button("Its code", key="dimensions image", width="stretch", on_click=_set_sliders, args=(keys, mu))
         to_origin.button(
             "All 0", key="dimensions zero", width="stretch", on_click=_set_sliders, args=(keys, [0.0] * n_dims)
         )
-        picture_place = st.container()
     with right:
         columns = st.columns(2) if n_dims > 6 else [st.container()]
         values = [
             columns[i * len(columns) // n_dims].slider(
-                f"z{_subscript(i + 1)}", -4.0, 4.0, step=0.05, key=key, value=0.0
+                f"z{_subscript(i + 1)}", -limit, limit, step=0.01, key=key, value=0.0
             )
             for i, key in enumerate(keys)
         ]
@@ -185,7 +200,7 @@ def _next_seed(key: str) -> None:
 
 def _set_sliders(keys: list[str], values: list[float]) -> None:
     for key, value in zip(keys, values, strict=True):
-        st.session_state[key] = round(value / 0.05) * 0.05
+        st.session_state[key] = round(value, 2)
 
 
 def _sheet_scale(opened: OpenModel) -> int:

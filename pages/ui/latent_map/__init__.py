@@ -59,6 +59,7 @@ def map_payload(opened: OpenModel, kind: str, height: int) -> bytes:
     layers, weights = pack_decoder(opened.model) if decodes_in_browser(opened) else (None, b"")
     header = {
         "id": f"{opened.name} {kind} {opened.stamp}",
+        "name": opened.name,
         "height": height,
         "n": len(projection.points),
         "n_mu": len(mu),

@@ -306,6 +306,7 @@ class LatentMap {
   }
 
   keyDown(event) {
+    if (event.ctrlKey || event.altKey || event.metaKey) return; // the browser's own
     const step = event.shiftKey ? 2 : 16; // CSS pixels
     const moves = { ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, -step], ArrowDown: [0, step] };
     const spot = this.spot;
@@ -330,7 +331,10 @@ class LatentMap {
     this.status.textContent = this.describe(spot);
   }
 
-  pick(spot) {
+  pick({ x, y }) {
+    // Without a way back from the plane, a spot stands for an image: the crosshair goes to that one.
+    const index = this.header.kind === "tsne" ? this.nearestPoint(x, y) : null;
+    const spot = index === null ? { x, y } : { x: this.points[2 * index], y: this.points[2 * index + 1] };
     this.moveSpot(spot);
     this.report(spot);
   }
@@ -379,7 +383,7 @@ class LatentMap {
     for (let i = 0; i < this.header.n; i++) {
       const dx = this.points[2 * i] - x, dy = this.points[2 * i + 1] - y;
       const distance = dx * dx + dy * dy;
-      if (distance < best) [best, index] = [distance, i];
+      if (distance < best && !this.hidden.has(this.labels[i])) [best, index] = [distance, i];
     }
     return index;
   }
@@ -410,7 +414,7 @@ class LatentMap {
     const context = large.getContext("2d");
     context.imageSmoothingEnabled = false;
     context.drawImage(this.sheet, 0, 0, large.width, large.height);
-    Object.assign(document.createElement("a"), { href: large.toDataURL(), download: "decoded.png" }).click();
+    Object.assign(document.createElement("a"), { href: large.toDataURL(), download: `${this.header.name}-decoded.png` }).click();
   }
 
   // Drawing
