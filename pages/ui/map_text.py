@@ -29,7 +29,7 @@ def _show_figures(opened: OpenModel) -> None:
     columns = st.columns(len(figures) + 1)
     for column, (label, (value, help_text)) in zip(columns, figures.items(), strict=False):
         column.metric(
-            label, f"{value:.2f} nats", help=f"{help_text} Nats per image, mean over {metrics.n_images:,} images."
+            f"{label}, nats", f"{value:.2f}", help=f"{help_text} Nats per image, mean over {metrics.n_images:,} images."
         )
     columns[-1].metric("Held-out images", f"{metrics.n_images:,}", help="Never trained on.")
 

@@ -55,7 +55,8 @@ def _describe(model: ModelConfig, training: TrainConfig) -> str:
     layers = "-".join(map(str, (*model.channels, *model.widths, model.latent_dim)))
     likelihood = f"Gaussian, σ {model.sigma:g}" if model.likelihood == "gaussian" else "Bernoulli"
     parts = [
-        training.dataset, f"{model.network} {layers}", likelihood, f"β {training.beta:g}", f"{training.epochs:,} epochs",
+        training.dataset, f"{model.network} {layers}", likelihood, f"β {training.beta:g}",
+        f"{training.epochs:,} epochs",
         f"batch {training.batch_size}", f"learning rate {training.learning_rate:g}", f"seed {training.seed}",
     ]  # fmt: skip
     return " · ".join(parts)
