@@ -56,6 +56,8 @@ class Images:
     labels: Tensor  # (N,) int64, indices into the data set's class_names
 
 
+# What torchvision unpacks for MNIST and the sets that are laid out like it.
+IDX_FILES = tuple(f"{prefix}-{kind}-ubyte" for prefix in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
 DIGIT_NAMES = tuple("0123456789")
 SHAPE_NAMES = ("square", "ellipse", "triangle")
 # The known factors of `shapes`, in the order of shape_factors' columns, and how many values each takes.
@@ -123,7 +125,7 @@ def load(name: str, split: str, progress: Progress | None = None) -> Images:
 def is_present(name: str) -> bool:
     """Whether a data set can be loaded without a download."""
     info = dataset_info(name)
-    return not info.torchvision_class or not _missing_files(_torchvision_class(info), data_root())
+    return not info.torchvision_class or not _missing_files(info, data_root())
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -185,19 +187,17 @@ def _torchvision_class(info: DatasetInfo) -> type[MNIST]:
     return getattr(torchvision.datasets, info.torchvision_class)
 
 
-def _missing_files(dataset_class: type[MNIST], root: Path) -> list[str]:
-    raw = root / dataset_class.__name__ / "raw"
-    names = [filename.removesuffix(".gz") for filename, _ in dataset_class.resources]
-    return [name for name in names if not os.path.isfile(raw / name)]
+def _missing_files(info: DatasetInfo, root: Path) -> list[str]:
+    return [name for name in IDX_FILES if not os.path.isfile(root / info.torchvision_class / "raw" / name)]
 
 
 def _load_torchvision(info: DatasetInfo, split: str, progress: Progress | None) -> Images:
     from torchvision.datasets.mnist import read_image_file, read_label_file
 
-    dataset_class, root = _torchvision_class(info), data_root()
-    if _missing_files(dataset_class, root):
-        _download(info, dataset_class, root, progress)
-    folder = root / dataset_class.__name__
+    root = data_root()
+    if _missing_files(info, root):
+        _download(info, _torchvision_class(info), root, progress)
+    folder = root / info.torchvision_class
     n, prefix = (info.n_train, "train") if split == "train" else (info.n_held_out, "t10k")
     try:
         # The files themselves: torchvision's classes would prefer pickled ones that lie beside them.
@@ -235,7 +235,7 @@ def _download(info: DatasetInfo, dataset_class: type[MNIST], root: Path, progres
             dataset_class(scratch, train=True, download=True)
         for archive in (scratch / dataset_class.__name__ / "raw").glob("*.gz"):
             archive.unlink()
-        if _missing_files(dataset_class, root):  # still: another process may have been quicker
+        if _missing_files(info, root):  # still: another process may have been quicker
             folder = root / dataset_class.__name__
             if os.path.lexists(folder):  # an earlier copy that lacks files
                 os.replace(folder, scratch / "incomplete")
