@@ -10,9 +10,8 @@ turns: in each round each trains one more epoch while the others wait, each roun
 goes before. Printed are images per second, the medians over the rounds, and the medians of the rounds' ratios, which
 hold where absolute figures do not.
 
-- ours: `runs.work`, as the app's worker calls it: records, history.jsonl, the question whether to stop, the held-out
-  terms at each epoch's end. (Saving on the way, which runs.py holds to 2 % of a run's time, falls into few of the
-  epochs and so out of the median.)
+- ours: `train.train`, consumed as the worker does: each record a line of history.jsonl, a look for the stop file at
+  each step, the held-out terms at each epoch's end. Without saving on the way, which runs.py holds to 2 % of the time.
 - bare: the loop one would write for speed alone, with the same data (uint8, in memory), network, loss, fused Adam and
   arithmetic ('medium' matrix products, denormals flushed to zero), and nothing that looks on.
 - pythae: the `train_step` of its BaseTrainer, which is one epoch, with the same network, its own data loading and loss,
@@ -23,13 +22,15 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import logging
 import multiprocessing
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from multiprocessing.connection import Connection
+from pathlib import Path
 from statistics import mean, median, stdev
 from unittest.mock import patch
 
@@ -58,10 +59,15 @@ def make_configs(network: str, epochs: int, threads: int, seed: int = 0) -> tupl
 
 
 def train_ours(model_config: ModelConfig, config: TrainConfig) -> Iterator[None]:
-    runs.create("ours", model_config, config)
-    for record in runs.work("ours"):
-        if record.held_out:  # before the first step, and at each epoch's end
-            yield
+    runs.configure_torch(config)
+    images, held_out = (data.load(config.dataset, split).images for split in data.SPLITS)
+    with tempfile.TemporaryDirectory() as folder, open(Path(folder, "history.jsonl"), "w", encoding="utf-8") as history:
+        should_stop = Path(folder, "stop").exists
+        for record in training.train(VAE(model_config), config, images, held_out, should_stop):
+            history.write(json.dumps(asdict(record)) + "\n")
+            history.flush()
+            if record.held_out:  # before the first step, and at each epoch's end
+                yield
 
 
 def train_bare(model_config: ModelConfig, config: TrainConfig) -> Iterator[None]:
@@ -139,13 +145,13 @@ CONTENDERS: dict[str, Callable[[ModelConfig, TrainConfig], Iterator[None]]] = {
 
 def serve_epochs(name: str, model_config: ModelConfig, config: TrainConfig, connection: Connection) -> None:
     """In a process of its own: trains an epoch whenever it is asked, and answers with its seconds."""
-    epochs = CONTENDERS[name](model_config, config)
-    next(epochs)  # the set-up
-    while True:
-        connection.recv()
-        started = time.perf_counter()
-        next(epochs)
-        connection.send(time.perf_counter() - started)
+    with contextlib.suppress(EOFError), contextlib.closing(CONTENDERS[name](model_config, config)) as epochs:
+        next(epochs)  # the set-up
+        while True:
+            connection.recv()  # EOFError once the other end is closed
+            started = time.perf_counter()
+            next(epochs)
+            connection.send(time.perf_counter() - started)
 
 
 @contextlib.contextmanager
@@ -153,26 +159,22 @@ def contenders(model_config: ModelConfig, config: TrainConfig) -> Iterator[dict[
     """Functions by name, each of which has its contender train an epoch, and returns images per second."""
     n_images = data.dataset_info(config.dataset).n_train
     context = multiprocessing.get_context("spawn")  # torch's settings and memory are not inherited
-    processes, functions = [], {}
-    with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, LATENTARIUM_CHECKPOINTS=folder):
+    functions: dict[str, Callable[[], float]] = {}
+    with contextlib.ExitStack() as stack:
         for name in CONTENDERS:
             connection, far_end = context.Pipe()
-            process = context.Process(target=serve_epochs, args=(name, model_config, config, far_end), daemon=True)
+            process = context.Process(target=serve_epochs, args=(name, model_config, config, far_end))
             process.start()
-            processes.append(process)
             far_end.close()  # so that recv fails, not waits, should the process die
+            stack.callback(process.join)
+            stack.enter_context(connection)
 
             def train_epoch(connection: Connection = connection) -> float:
                 connection.send(None)
                 return n_images / connection.recv()
 
             functions[name] = train_epoch
-        try:
-            yield functions
-        finally:
-            for process in processes:
-                process.terminate()
-                process.join()
+        yield functions
 
 
 def compare_speed(threads: int, n_rounds: int) -> None:
