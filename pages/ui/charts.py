@@ -80,7 +80,7 @@ def curves(records: list[Record], key: str) -> None:
     figure.update_annotations(x=0, xanchor="left", font_size=15)
     figure.update_layout(
         height=3 * CHART_HEIGHT + 60,
-        margin={"l": 10, "r": 10, "t": 30, "b": 10},
-        legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1.02, "yanchor": "bottom"},
+        margin={"l": 10, "r": 10, "t": 60, "b": 10},
+        legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1.06, "yanchor": "bottom"},
     )
     st.plotly_chart(figure, key=key)
