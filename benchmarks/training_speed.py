@@ -7,8 +7,9 @@
 
 Each of the three trains in a process of its own, as its users would run it: Adam 1e-3, batch 128, ReLU. They take
 turns: in each round each trains one more epoch while the others wait, each round in another order. An epoch to warm up
-goes before. Printed are images per second, the medians over the rounds, and the medians of the rounds' ratios, which
-hold where absolute figures do not.
+goes before. All that is done several times with new processes, for where its memory lies makes a process up to 8 %
+faster or slower for good. Printed are images per second, the medians over all rounds, and the medians of the rounds'
+ratios, which hold where absolute figures do not.
 
 - ours: `train.train`, consumed as the worker does: each record a line of history.jsonl, a look for the stop file at
   each step, the held-out terms at each epoch's end. Without saving on the way, which runs.py holds to 2 % of the time.
@@ -177,17 +178,18 @@ def contenders(model_config: ModelConfig, config: TrainConfig) -> Iterator[dict[
         yield functions
 
 
-def compare_speed(threads: int, n_rounds: int) -> None:
+def compare_speed(threads: int, n_restarts: int, n_rounds: int) -> None:
     names = list(CONTENDERS)
     rows = []
     for network in NETWORKS:
         speeds: dict[str, list[float]] = {name: [] for name in names}
-        with contenders(*make_configs(network, n_rounds + 1, threads)) as train_epoch:
-            for name in names:
-                train_epoch[name]()
-            for i in range(n_rounds):
-                for name in names[i % 3 :] + names[: i % 3]:
-                    speeds[name].append(train_epoch[name]())
+        for _ in range(n_restarts):
+            with contenders(*make_configs(network, n_rounds + 1, threads)) as train_epoch:
+                for name in names:
+                    train_epoch[name]()
+                for i in range(n_rounds):
+                    for name in names[i % 3 :] + names[: i % 3]:
+                        speeds[name].append(train_epoch[name]())
         ratios = [
             median(ours / theirs for ours, theirs in zip(speeds["ours"], speeds[name], strict=True))
             for name in ("bare", "pythae")
@@ -223,7 +225,8 @@ def compare_precision(n_epochs: int, n_seeds: int, threads: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1, help="of torch (default 1)")
-    parser.add_argument("--rounds", type=int, default=5, help="default 5")
+    parser.add_argument("--restarts", type=int, default=3, help="times that new processes are started (default 3)")
+    parser.add_argument("--rounds", type=int, default=3, help="with each start (default 3)")
     parser.add_argument("--precision", action="store_true", help="compare the precisions of matrix products instead")
     parser.add_argument("--epochs", type=int, default=5, help="with --precision (default 5)")
     parser.add_argument("--seeds", type=int, default=3, help="with --precision, how many (default 3)")
@@ -234,7 +237,7 @@ def main() -> None:
     if args.precision:
         compare_precision(args.epochs, args.seeds, args.threads)
     else:
-        compare_speed(args.threads, args.rounds)
+        compare_speed(args.threads, args.restarts, args.rounds)
 
 
 if __name__ == "__main__":
