@@ -4,7 +4,7 @@ import streamlit as st
 
 from pages.ui.explore import explore_map
 from pages.ui.frame import begin_page
-from pages.ui.models import DEFAULT_MODEL
+from pages.ui.models import DEFAULT_MODEL, MapChoice
 
 begin_page(
     "Latentarium",
@@ -12,7 +12,7 @@ begin_page(
     "from them. Each point below is a digit it had never seen, at its two numbers; the colour tells which it was. "
     "**Move the pointer or click anywhere**, also between the points: the model draws what it imagines there.",
 )
-explore_map(DEFAULT_MODEL, "z", "home")
+explore_map(DEFAULT_MODEL, MapChoice("z"), "home")
 
 st.subheader("Where to go from here")
 pages = {

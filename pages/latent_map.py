@@ -8,16 +8,18 @@ from pages.ui.map_text import explain_map
 from pages.ui.models import pick_model
 from pages.ui.projections import pick_projection
 
+HEIGHT = 640  # CSS pixels of the map on a wide screen
+
 begin_page(
     "Latent map",
     "Every held-out image is a point at its code. **Move the pointer** to see what the model decodes there, "
-    "**click anywhere** to pin a spot; drag to pan, scroll or pinch to zoom.",
+    "**click anywhere** to pin a spot, a second one to compare; drag to pan, scroll or pinch to zoom.",
 )
 left, right = st.columns(2)
 with left:
     opened = pick_model()
 with right:
-    kind = pick_projection(opened)
-if kind:
-    explore_map(opened.name, kind, "map", height=600)
-    explain_map(opened, kind)
+    choice = pick_projection(opened, HEIGHT)
+if choice:
+    explore_map(opened.name, choice, "map", HEIGHT, tools=True)
+    explain_map(opened, choice)

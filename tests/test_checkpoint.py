@@ -236,7 +236,6 @@ DAMAGED_CODES = {
     "missing": remove(CODES),
     "cut": cut(CODES, 0.7),
     "no mu": edit_tensors(CODES, lambda tensors: tensors.pop("mu")),
-    "no labels": edit_tensors(CODES, lambda tensors: tensors.pop("labels")),
     "something more": edit_tensors(CODES, lambda tensors: tensors.update(more=torch.zeros(300, 2))),
     "of other latent dimensions": edit_tensors(CODES, lambda tensors: tensors.update(mu=torch.zeros(300, 3))),
     "of fewer images": edit_tensors(CODES, lambda tensors: tensors.update(mu=torch.zeros(299, 2))),
@@ -247,7 +246,7 @@ DAMAGED_CODES = {
     "a single label": edit_tensors(CODES, lambda tensors: tensors.update(labels=torch.tensor(1, dtype=torch.uint8))),
     "labels beyond the classes": edit_tensors(CODES, lambda tensors: tensors["labels"].fill_(10)),
     "labels that are no integers": edit_tensors(CODES, lambda tensors: tensors.update(labels=torch.full((300,), 0.5))),
-    "NaN": edit_tensors(CODES, lambda tensors: tensors["mu"][7].fill_(torch.nan)),
+    "all NaN": edit_tensors(CODES, lambda tensors: tensors["mu"].fill_(torch.nan)),
     "a t-SNE in space": edit_tensors(CODES, lambda tensors: tensors.update(tsne=torch.zeros(300, 3))),
     "a t-SNE of NaN": edit_tensors(CODES, lambda tensors: tensors.update(tsne=torch.full((300, 2), torch.nan))),
 }

@@ -188,7 +188,7 @@ def test_tsne(capsys, small):
     code, out, err = run(capsys, "tsne", small.name)
     assert (code, out) == (0, "")
     assert "100%" in err
-    assert load_latents(small).tsne is not None
+    assert "tsne" in load_latents(small).embeddings
 
 
 def test_list_for_people_names_what_is_wrong(capsys, small, checkpoints):
@@ -314,4 +314,4 @@ def test_a_checkpoints_folder_that_is_a_file(capsys, tmp_path, monkeypatch):
 def test_no_verb(capsys):
     code, out, err = run(capsys)
     assert (code, out) == (2, "")
-    assert "train | evaluate | tsne | list" in err
+    assert "train | evaluate | tsne | umap | list" in err

@@ -16,8 +16,8 @@ from vae.latent import (
     lerp,
     nearest_codes,
     project_axes,
+    project_embedding,
     project_pca,
-    project_tsne,
     sample_posterior,
     sample_prior,
     slerp,
@@ -165,7 +165,7 @@ def test_tsne_of_a_collapsed_model_is_refused():
 
 def test_a_spot_of_a_tsne_stands_for_the_image_nearest_to_it():
     mu, points = codes(100, 4), 10 * codes(100, 2, seed=1)
-    projection = project_tsne(mu, points)
+    projection = project_embedding("tsne", mu, points)
     tree = scipy.spatial.cKDTree(points.numpy())
     for x, y in ((0.0, 0.0), (12.0, -3.0), (1e6, 1e6)):
         z, index = projection.to_z(x, y)

@@ -56,8 +56,15 @@ def test_the_map_sends_each_held_out_image_once():
     head = int.from_bytes(payload[:4], "little")
     header = json.loads(payload[4 : 4 + head])
     assert header["n"] == 10_000
+    lengths = {name: length for name, _, length in header["blocks"]}
     n_weights = sum(weight.numel() for weight in load_model(SHIPPED_ROOT / "mnist-2d").decoder.parameters())
-    assert len(payload) == 4 + head + header["n"] * (2 * 4 + 1) + 2 * n_weights
+    n = header["n"]
+    assert lengths == {
+        "points": 2 * n, "labels": n, "logvar": 2 * n, "value 0": n, "value 1": n, "weights": n_weights
+    }  # fmt: skip
+    sizes = {"f4": 4, "f2": 2, "u1": 1}
+    padded = [length * sizes[kind] + -length * sizes[kind] % 4 for _, kind, length in header["blocks"]]
+    assert len(payload) == 4 + head + sum(padded)
     assert header["classes"] == list("0123456789")
 
 

@@ -112,7 +112,7 @@ def test_a_run_in_a_process_of_its_own(checkpoints, workers):
     assert runs.active_runs() == ["second", "first"]  # the youngest first
 
     with pytest.raises(RunError, match="is in training"):
-        runs.start_tsne("first")
+        runs.start_embedding("first", "tsne")
 
     runs.request_stop("first")
     wait_until(lambda: not runs.status("first").is_active)
@@ -293,15 +293,17 @@ def read_only(small, checkpoints) -> Iterator[Path]:
 def test_a_read_only_folder(read_only):
     assert runs.status("small").state == "finished"
     assert runs.status("left").state == "interrupted"
-    assert runs.tsne_status("small") is None
+    assert runs.embedding_status("small") is None
     load_model(read_only)
     with pytest.raises(
         RunError, match=r"can't be written .* \(Permission denied\); make room there, or set LATENTARIUM"
     ):
         runs.start("another", SMALL_MODEL, SMALL_TRAINING)
-    for impossible in (runs.start_tsne, runs.work_tsne, runs.request_stop):
+    for impossible, *arguments in (
+        (runs.start_embedding, "tsne"), (runs.work_embedding, "tsne"), (runs.request_stop,)
+    ):  # fmt: skip
         with pytest.raises(RunError, match=r"can't be written \(Permission denied\)"):
-            impossible("small")
+            impossible("small", *arguments)
 
 
 # What goes wrong on the way
@@ -526,44 +528,46 @@ def test_the_last_word_is_never_missed(small, monkeypatch):
 
 def test_a_tsne_is_kept_with_its_checkpoint(small, workers):
     before = load_latents(small)
-    assert before.tsne is None
-    assert runs.tsne_status("small") is None
-    runs.start_tsne("small")
-    job = runs.tsne_status("small")
+    assert before.embeddings == {}
+    assert runs.embedding_status("small") is None
+    runs.start_embedding("small", "tsne")
+    job = runs.embedding_status("small")
     assert job
     assert job.state == "running"
-    runs.start_tsne("small")  # asked for twice, done once
+    runs.start_embedding("small", "tsne")  # asked for twice, done once
     assert len(workers) == 1
-    wait_until(lambda: not (job := runs.tsne_status("small")) or job.state != "running")
-    assert runs.tsne_status("small") is None
+    wait_until(lambda: not (job := runs.embedding_status("small")) or job.state != "running")
+    assert runs.embedding_status("small") is None
     after = load_latents(small)
     assert torch.equal(after.mu, before.mu)
-    assert torch.equal(after.tsne, compute_tsne(before.mu))
+    assert torch.equal(after.embeddings["tsne"], compute_tsne(before.mu))
     assert (small / "worker.log").read_text().count("Traceback") == 0
 
 
 @pytest.mark.usefixtures("small")
 def test_a_tsne_reports_its_progress():
     fractions = []
-    runs.work_tsne("small", lambda *_: fractions.append(runs.tsne_status("small").fraction))
+    runs.work_embedding("small", "tsne", lambda *_: fractions.append(runs.embedding_status("small").fraction))
     assert fractions == sorted(fractions)
     assert fractions[-1] == 1
-    assert runs.tsne_status("small") is None
+    assert runs.embedding_status("small") is None
 
 
 def test_a_tsne_that_is_killed(small):
-    (small / "tsne.json").write_text('{"state": "running", "message": "", "done": 10, "total": 750, "time": 0}')
-    job = runs.tsne_status("small")
+    (small / "embedding.json").write_text(
+        '{"kind": "tsne", "state": "running", "message": "", "done": 10, "total": 750, "time": 0}'
+    )
+    job = runs.embedding_status("small")
     assert (job.state, job.message, job.fraction) == ("failed", "The t-SNE ended before it was done.", 0)
-    runs.work_tsne("small")  # may be tried again
-    assert runs.tsne_status("small") is None
+    runs.work_embedding("small", "tsne")  # may be tried again
+    assert runs.embedding_status("small") is None
 
 
 def test_a_tsne_of_a_damaged_checkpoint(small):
     (small / "latents.safetensors").write_bytes(b"")
     with pytest.raises(CheckpointError):
-        runs.work_tsne("small")
-    job = runs.tsne_status("small")
+        runs.work_embedding("small", "tsne")
+    job = runs.embedding_status("small")
     assert job.state == "failed"
     assert "latents.safetensors" in job.message
 
@@ -572,8 +576,8 @@ def test_a_tsne_of_a_collapsed_model(small):
     latents = load_latents(small)
     checkpoint.save_latents(small, replace(latents, mu=torch.zeros(300, 2)), half=False)
     with pytest.raises(RunError, match="all codes are the same"):
-        runs.work_tsne("small")
-    assert "all codes are the same" in runs.tsne_status("small").message
+        runs.work_embedding("small", "tsne")
+    assert "all codes are the same" in runs.embedding_status("small").message
 
 
 def test_a_tsne_on_a_full_disk(small, monkeypatch):
@@ -584,14 +588,14 @@ def test_a_tsne_on_a_full_disk(small, monkeypatch):
 
     monkeypatch.setattr(runs, "save_latents", fail)
     with pytest.raises(RunError, match="No space left on device"):
-        runs.work_tsne("small")
+        runs.work_embedding("small", "tsne")
     assert (small / "latents.safetensors").read_bytes() == before
-    assert runs.tsne_status("small").state == "failed"
+    assert runs.embedding_status("small").state == "failed"
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"state": "running"}',
                                      b'{"state": "failed", "message": "", "done": 1, "total": 0}',
                                      b'{"state": "failed", "message": "", "done": "1", "total": 2}'])  # fmt: skip
 def test_a_damaged_tsne_state_counts_as_none(small, content):
-    (small / "tsne.json").write_bytes(content)
-    assert runs.tsne_status("small") is None
+    (small / "embedding.json").write_bytes(content)
+    assert runs.embedding_status("small") is None

@@ -1,4 +1,4 @@
-"""`python -m vae train | evaluate | tsne | list`: the program without a browser."""
+"""`python -m vae train | evaluate | tsne | umap | list`: the program without a browser."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from vae.config import (
 )
 from vae.data import DataError
 from vae.evaluate import evaluate
+from vae.latent import EMBEDDINGS
 from vae.runs import RunError
 from vae.train import Record, TrainingError
 
@@ -39,7 +40,7 @@ def integers(text: str) -> tuple[int, ...]:
 
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m vae", description="Train and evaluate variational autoencoders.")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="train | evaluate | tsne | list")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="train | evaluate | tsne | umap | list")
     add_train_arguments(verbs.add_parser("train", help="train a model and keep it under a name"))
 
     parser_evaluate = verbs.add_parser("evaluate", help="held-out ELBO, likelihood, neighbours of a trained model")
@@ -50,7 +51,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser_evaluate.add_argument("--seed", type=int, default=0)
     parser_evaluate.add_argument("--json", action="store_true", help="print JSON alone")
 
-    verbs.add_parser("tsne", help="compute the t-SNE of a model's codes, and keep it").add_argument("name")
+    for kind, title in EMBEDDINGS.items():
+        verbs.add_parser(kind, help=f"compute the {title} of a model's codes, and keep it").add_argument("name")
     parser_list = verbs.add_parser("list", help="the models there are")
     parser_list.add_argument("--json", action="store_true", help="print JSON alone")
     verbs.add_parser("work").add_argument("name")  # what the app starts in the background; not for people
@@ -191,19 +193,25 @@ def _row(summary: checkpoint.Summary) -> dict:
     }
 
 
-def run_tsne(args: argparse.Namespace) -> None:
+def run_embedding(args: argparse.Namespace) -> None:
     with _bar(unit="step") as bar:
 
         def show(done: int, total: int) -> None:
             bar.total = total
             bar.update(done - bar.n)
 
-        runs.work_tsne(args.name, show)
+        runs.work_embedding(args.name, args.verb, show)
 
 
 def main(arguments: list[str] | None = None) -> int:
     args = make_parser().parse_args(arguments)
-    verbs = {"train": run_train, "evaluate": run_evaluate, "list": run_list, "tsne": run_tsne}
+    verbs = {
+        "train": run_train,
+        "evaluate": run_evaluate,
+        "list": run_list,
+        "tsne": run_embedding,
+        "umap": run_embedding,
+    }
     try:
         if args.verb == "work":
             _train(args.name, show_progress=False)

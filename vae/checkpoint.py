@@ -3,7 +3,8 @@
 config.json           the model's settings at the top (the Hugging Face layout), the training's under "training"
 model.safetensors     the weights
 history.jsonl         a line per training record
-latents.safetensors   mu, logvar and label of each held-out image, and a t-SNE of mu where one was made
+latents.safetensors   mu, logvar and label of each held-out image; t-SNE and UMAP of mu where they were made; and any
+                      other number of each image under a name of its own, such as recon_loss
 metrics.json          held-out ELBO and its parts
 run.json              the state of the run that wrote it
 """
@@ -29,7 +30,7 @@ from torch import Tensor
 
 from vae.config import ConfigError, ModelConfig, TrainConfig
 from vae.data import dataset_info
-from vae.latent import Latents
+from vae.latent import EMBEDDINGS, Latents
 from vae.model import VAE
 from vae.train import Record, Terms
 
@@ -177,11 +178,12 @@ def _weights_to_bytes(model: VAE, half: bool) -> bytes:
 
 def _latents_to_bytes(latents: Latents, half: bool) -> bytes:
     dtype = torch.float16 if half else torch.float32
-    tensors = {"mu": latents.mu, "logvar": latents.logvar}
-    if latents.tsne is not None:
-        tensors["tsne"] = latents.tsne
+    tensors = {"mu": latents.mu, "logvar": latents.logvar, **latents.embeddings}
     tensors = {name: value.to(dtype).contiguous() for name, value in tensors.items()}
-    return tensors_to_bytes(tensors | {"labels": latents.labels.to(torch.uint8)})
+    tensors |= {name: value.float().contiguous() for name, value in latents.values.items()}
+    if latents.has_labels:
+        tensors["labels"] = latents.labels.to(torch.uint8)
+    return tensors_to_bytes(tensors)
 
 
 # Reading
@@ -259,21 +261,38 @@ def load_model(folder: Path) -> VAE:
 
 
 def load_latents(folder: Path) -> Latents:
-    """The encoded held-out images. Raises CheckpointError if the file is missing, damaged or of another model."""
+    """The encoded held-out images; some codes may be no numbers, but not all.
+
+    Raises CheckpointError if the file is missing, damaged or of another model.
+    """
     config, training = read_config(folder)
     path = folder / "latents.safetensors"
     tensors = _read_tensors(path)
-    labels = tensors.pop("labels", torch.empty(0))
-    codes = {name: value.float() for name, value in tensors.items()}
-    n, n_classes = labels.numel(), len(dataset_info(training.dataset).class_names)
-    shapes = {"mu": (n, config.latent_dim), "logvar": (n, config.latent_dim), "tsne": (n, 2)}
-    labels_fit = labels.dtype == torch.uint8 and labels.shape == (n,) and n > 0 and int(labels.max()) < n_classes
-    codes_fit = {"mu", "logvar"} <= codes.keys() <= shapes.keys() and all(
-        value.shape == shapes[name] and bool(value.isfinite().all()) for name, value in codes.items()
+    labels = tensors.pop("labels", None)
+    codes = {name: tensors.pop(name, torch.empty(0)).float() for name in ("mu", "logvar")}
+    n, n_classes = codes["mu"].shape[:1].numel(), len(dataset_info(training.dataset).class_names)
+    embeddings = {name: tensors.pop(name).float() for name in EMBEDDINGS if name in tensors}
+    values = {name: value.float() for name, value in tensors.items()}
+    fits = (
+        n > 0
+        and all(value.shape == (n, config.latent_dim) for value in codes.values())
+        and all(value.shape == (n, 2) and bool(value.isfinite().any()) for value in embeddings.values())
+        and all(value.shape == (n,) for value in values.values())
+        and (labels is None or (labels.dtype == torch.uint8 and labels.shape == (n,) and int(labels.max()) < n_classes))
     )
-    if not (labels_fit and codes_fit):
+    if not fits:
         raise CheckpointError(_damaged(path, "its codes are not those of the model that config.json describes"))
-    return Latents(labels=labels.long(), **codes)
+    has_labels = labels is not None
+    latents = Latents(
+        **codes,
+        labels=labels.long() if has_labels else torch.zeros(n, dtype=torch.long),
+        embeddings=embeddings,
+        values=values,
+        has_labels=has_labels,
+    )
+    if not latents.finite.any():
+        raise CheckpointError(_damaged(path, "none of its codes is a number"))
+    return latents
 
 
 def read_metrics(folder: Path) -> Metrics:

@@ -154,6 +154,14 @@ def shape_factors(split: str) -> Tensor:
     return factors[_split_indices(len(factors), DATASETS["shapes"].n_held_out, split)]
 
 
+def known_factors(name: str, split: str) -> dict[str, Tensor]:
+    """Numbers that are known of each image beside its class, by name: (N,) float32 each. Only `shapes` has any."""
+    if name != "shapes":
+        return {}
+    columns = zip(SHAPE_FACTORS, shape_factors(split).float().T, strict=True)
+    return {factor: column for factor, column in columns if factor != "shape"}
+
+
 def _load_shapes(split: str) -> Images:
     factors = shape_factors(split)
     return Images(_draw_shapes(factors), factors[:, 0])

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vae.data import to_float
 from vae.model import VAE
+from vae.objectives import recon_loss
 
 N_TSNE_STEPS = 750  # 250 with early exaggeration, 500 without: openTSNE's defaults
 
@@ -22,8 +23,15 @@ class Latents:
 
     mu: Tensor  # (N, D)
     logvar: Tensor  # (N, D)
-    labels: Tensor  # (N,) int64
-    tsne: Tensor | None = None  # (N, 2), a t-SNE of mu
+    labels: Tensor  # (N,) int64; all 0 where the images have none
+    embeddings: Mapping[str, Tensor] = field(default_factory=dict)  # by kind, of EMBEDDINGS: (N, 2) each, made from mu
+    values: Mapping[str, Tensor] = field(default_factory=dict)  # anything numeric of the images, by name: (N,) each
+    has_labels: bool = True
+
+    @property
+    def finite(self) -> Tensor:
+        """(N,) bool: the codes that are numbers, which are those that can be shown."""
+        return (self.mu.isfinite() & self.logvar.isfinite()).all(1)
 
 
 @torch.inference_mode()
@@ -35,26 +43,50 @@ def encode_images(model: VAE, images: Tensor, batch_size: int = 1000) -> tuple[T
     return mu, logvar
 
 
+@torch.inference_mode()
+def image_recon_loss(model: VAE, images: Tensor, mu: Tensor, batch_size: int = 1000) -> Tensor:
+    """-log p(x | z = mu) of each image in nats, summed over pixels, (N,), on the CPU: what its code's picture misses.
+
+    images: uint8 (N, C, H, W); mu: (N, D). At z = mu, not at a sample of z as in the ELBO: the same at each call.
+    """
+    device = next(model.parameters()).device
+    pairs = zip(images.split(batch_size), mu.split(batch_size), strict=True)
+    parts = [
+        recon_loss(model.decode(codes.to(device)), to_float(batch.to(device)), model.config) for batch, codes in pairs
+    ]
+    return torch.cat(parts).cpu()
+
+
+EMBEDDINGS = {"tsne": "t-SNE", "umap": "UMAP"}  # planes without a way back to z
+
+
 @dataclass(frozen=True)
 class Projection:
-    """Codes as points in a plane, and the way back from the plane to a z.
+    """Codes as points in a plane, and the way back from the plane to a z: z = origin + x * axes[0] + y * axes[1].
 
     kind `z`: the plane is latent space itself (of one dimension: its line, the points spread upwards by chance).
-    kind `pca`: z = origin + x * axes[0] + y * axes[1], exact on the plane.
-    kind `tsne`: there is no way back; a spot stands for the encoded image that lies nearest.
+    kind `pca`: the two directions in which mu varies most, about its mean.
+    kind `dims`: two of the dimensions themselves; the others are held at the origin's.
+    kind `tsne`, `umap`: there is no way back; a spot stands for the encoded image that lies nearest.
+    Codes that are no numbers keep their row, of NaN.
     """
 
-    kind: Literal["z", "pca", "tsne"]
+    kind: Literal["z", "pca", "dims", "tsne", "umap"]
     points: Tensor  # (N, 2)
     mu: Tensor  # (N, D)
     origin: Tensor  # (D,)
-    axes: Tensor  # (2, D)
+    axes: Tensor  # (2, D), orthonormal; of one dimension, the second is 0
     explained_variance: float | None = None  # pca: the share of mu's variance that the plane shows, 0 to 1
 
+    @property
+    def invertible(self) -> bool:
+        return self.kind not in EMBEDDINGS
+
     def to_z(self, x: float, y: float) -> tuple[Tensor, int | None]:
-        """A spot of the plane -> z (D,), and the index of the encoded image that it stands for (t-SNE only)."""
-        if self.kind == "tsne":
-            index = int((self.points - torch.tensor([x, y])).square().sum(1).argmin())
+        """A spot of the plane -> z (D,), and the index of the encoded image that it stands for, if it does."""
+        if not self.invertible:
+            squares = (self.points - torch.tensor([x, y])).square().sum(1)
+            index = int(squares.nan_to_num(torch.inf).argmin())
             return self.mu[index], index
         return self.origin + x * self.axes[0] + y * self.axes[1], None
 
@@ -72,10 +104,14 @@ def project_axes(mu: Tensor) -> Projection:
 
 
 def project_pca(mu: Tensor) -> Projection:
-    """The plane of the two directions in which mu varies most, by singular value decomposition."""
-    origin = mu.mean(0)
+    """The plane of the two directions in which mu varies most, by singular value decomposition.
+
+    One code alone varies in no direction: its plane is that of the first two dimensions.
+    """
+    finite = mu[mu.isfinite().all(1)]
+    origin = finite.mean(0)
     centred = mu - origin
-    _, singular, directions = torch.linalg.svd(centred, full_matrices=False)
+    _, singular, directions = torch.linalg.svd(finite - origin, full_matrices=len(finite) < 2)
     axes = directions[:2]
     # A direction and its opposite serve alike: the largest entry is made positive, so the map never flips.
     axes = axes * axes.gather(1, axes.abs().argmax(1, keepdim=True)).sign()
@@ -84,8 +120,64 @@ def project_pca(mu: Tensor) -> Projection:
     return Projection("pca", centred @ axes.T, mu, origin, axes, share)
 
 
-def project_tsne(mu: Tensor, tsne: Tensor) -> Projection:
-    return Projection("tsne", tsne, mu, mu.mean(0), torch.zeros(2, mu.shape[1]))
+def project_dims(mu: Tensor, dims: tuple[int, int], hold: Tensor) -> Projection:
+    """The plane of two of the latent dimensions; on it, the others are those of `hold` (D,).
+
+    Raises ValueError if the two are the same or are no dimensions of mu.
+    """
+    n_dims = mu.shape[1]
+    if len(set(dims)) != 2 or not all(0 <= dim < n_dims for dim in dims):
+        raise ValueError(f"dims {dims} were given; use two different ones from 0 to {n_dims - 1}")
+    axes = torch.eye(n_dims)[list(dims)]
+    return Projection("dims", mu[:, list(dims)], mu, hold * (1 - axes.sum(0)), axes)
+
+
+def project_embedding(kind: Literal["tsne", "umap"], mu: Tensor, points: Tensor) -> Projection:
+    """A t-SNE or UMAP of mu, (N, 2), as a map."""
+    return Projection(kind, points, mu, torch.zeros(mu.shape[1]), torch.zeros(2, mu.shape[1]))
+
+
+def trustworthiness(mu: Tensor, points: Tensor, n_neighbors: int = 5, n_queries: int = 1000) -> float:
+    """How far the map's neighbours are neighbours in latent space too: 1 if all are, about 0.5 by chance.
+
+    T = 1 - 2 / (n k (2 n - 3 k - 1)) sum_i sum_{j in U_k(i)} (r(i, j) - k), where j are those of i's k nearest on the
+    map that are not among its k nearest in latent space, and r is their rank there. The outer sum is over n_queries of
+    the points, evenly chosen: all of 10,000 would take a minute.
+    mu: (N, D), points: (N, 2). NaN where there are too few points to tell.
+    Source: Venna & Kaski 2001; scikit-learn's function of this name for all points.
+    """
+    keep = mu.isfinite().all(1) & points.isfinite().all(1)
+    mu, points = mu[keep], points[keep]
+    n, k = len(mu), n_neighbors
+    if n < 2 * k + 2:
+        return float("nan")
+    queries = torch.linspace(0, n - 1, min(n, n_queries)).long()
+    penalty = 0
+    for batch in queries.split(250):
+        rows = torch.arange(len(batch))
+        on_map = torch.cdist(points[batch], points)
+        on_map[rows, batch] = torch.inf
+        in_space = torch.cdist(mu[batch], mu, compute_mode="donot_use_mm_for_euclid_dist")
+        in_space[rows, batch] = torch.inf
+        near = on_map.topk(k, largest=False).indices
+        for column in near.T:
+            ranks = (in_space < in_space[rows, column].unsqueeze(1)).sum(1) + 1
+            penalty += int((ranks - k).clamp_min(0).sum())
+    return 1 - 2 * penalty / (len(queries) * k * (2 * n - 3 * k - 1))
+
+
+def inside(points: Tensor, outline: Tensor) -> Tensor:
+    """Which points lie inside a closed outline. points: (N, 2), outline: (V, 2), in order. Returns (N,) bool.
+
+    By the number of its sides that a ray from the point to the right crosses: inside if odd.
+    """
+    x, y = points[:, 0], points[:, 1]
+    odd = torch.zeros(len(points), dtype=torch.bool)
+    for (x1, y1), (x2, y2) in zip(outline.tolist(), outline.roll(-1, 0).tolist(), strict=True):
+        if y1 != y2:
+            spans = (y1 <= y) != (y2 <= y)
+            odd ^= spans & (x < x1 + (y - y1) * (x2 - x1) / (y2 - y1))
+    return odd
 
 
 def compute_tsne(
@@ -119,6 +211,38 @@ def compute_tsne(
         callbacks_every_iters=10,
     )
     return torch.from_numpy(np.ascontiguousarray(method.fit(mu.double().numpy()), dtype=np.float32))
+
+
+def compute_umap(mu: Tensor, seed: int = 0) -> Tensor:
+    """A UMAP of mu (N, D) -> (N, 2), the same for the same seed.
+
+    Source: McInnes, Healy & Melville, arXiv:1802.03426; their package umap-learn, which has to be installed.
+
+    Raises ValueError if it is not, or if there are too few codes for a graph of neighbours.
+    """
+    try:
+        from umap import UMAP  # here: it is optional, and takes seconds to import
+    except ImportError as error:
+        raise ValueError("it needs the package umap-learn; install it with `pip install umap-learn`") from error
+    if len(mu) < 4:
+        raise ValueError(f"{len(mu)} codes have no neighbourhoods to keep; it needs at least 4")
+    method = UMAP(n_neighbors=min(15, len(mu) - 1), random_state=seed, n_jobs=1)
+    return torch.from_numpy(np.ascontiguousarray(method.fit_transform(mu.numpy()), dtype=np.float32))
+
+
+def compute_embedding(kind: str, mu: Tensor, progress: Callable[[int, int, Tensor], None] = lambda *_: None) -> Tensor:
+    """A t-SNE or UMAP of mu (N, D) -> (N, 2), by `kind`; codes that are no numbers get NaN.
+
+    progress is called with steps so far, steps in all, and where the points lie, (N, 2); UMAP never calls it.
+    """
+    finite = mu.isfinite().all(1)
+
+    def in_place(points: Tensor) -> Tensor:
+        return torch.full((len(mu), 2), torch.nan).index_put((finite,), points)
+
+    if kind == "umap":
+        return in_place(compute_umap(mu[finite]))
+    return in_place(compute_tsne(mu[finite], progress=lambda i, n, points: progress(i, n, in_place(points))))
 
 
 # Ways through latent space
@@ -166,6 +290,10 @@ def sample_posterior(mu: Tensor, logvar: Tensor, n: int, seed: int) -> Tensor:
 
 
 def nearest_codes(mu: Tensor, z: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """Indices of the n codes nearest to z, nearest first, and their Euclidean distances. mu: (N, D), z: (D,)."""
-    squares, indices = (mu - z).square().sum(1).topk(min(n, len(mu)), largest=False)
+    """Indices of the n codes nearest to z, nearest first, and their Euclidean distances. mu: (N, D), z: (D,).
+
+    Codes that are no numbers are no neighbours.
+    """
+    squares = (mu - z).square().sum(1).nan_to_num(torch.inf)
+    squares, indices = squares.topk(min(n, int(squares.isfinite().sum())), largest=False)
     return indices, squares.sqrt()

@@ -23,6 +23,9 @@ from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
 from vae import data
@@ -41,17 +44,19 @@ from vae.checkpoint import (
     save_config,
     save_latents,
     save_results,
+    write_atomically,
     write_json,
 )
 from vae.config import ConfigError, ModelConfig, TrainConfig
 from vae.data import DataError, Images
-from vae.latent import N_TSNE_STEPS, Latents, compute_tsne, encode_images
+from vae.latent import EMBEDDINGS, N_TSNE_STEPS, Latents, compute_embedding, encode_images, image_recon_loss
 from vae.model import VAE
 from vae.train import Record, TrainingError, held_out_terms, pick_device, train
 
 STATES = ("queued", "preparing", "running", "stopped", "finished", "failed", "interrupted")
 ACTIVE_STATES = ("queued", "preparing", "running")
 START_SECONDS = 60  # that a new worker may take to import torch and lock its folder, on a slow machine
+POINTS_SECONDS = 0.4  # between two looks at the points of a t-SNE under way
 SAVE_COST = 0.02  # share of the training time that saving on the way may take
 
 
@@ -74,7 +79,10 @@ class RunStatus:
 
 
 @dataclass(frozen=True)
-class TsneStatus:
+class EmbeddingStatus:
+    """How far a t-SNE or UMAP is."""
+
+    kind: str  # one of EMBEDDINGS
     state: str  # running or failed
     message: str
     fraction: float  # done, 0 to 1
@@ -135,19 +143,20 @@ def start(name: str, model: ModelConfig, training: TrainConfig) -> Path:
     return folder
 
 
-def start_tsne(name: str) -> None:
-    """Computes the t-SNE of a checkpoint's codes in a worker process and keeps it with the checkpoint.
+def start_embedding(name: str, kind: str) -> None:
+    """Computes a t-SNE or UMAP of a checkpoint's codes in a worker process and keeps it with the checkpoint.
 
-    Raises CheckpointError if there is no such checkpoint, RunError if it is in training or can't be written.
+    kind: one of EMBEDDINGS. Raises CheckpointError if there is no such checkpoint, RunError if it is in training or
+    can't be written.
     """
     folder = find(name)
     _check_not_training(folder)
-    job = tsne_status(name)
+    job = embedding_status(name)
     if job and job.state == "running":
         return  # someone else has asked for it
     try:
-        _write_tsne_state(folder, "queued", "")
-        _spawn("tsne", name, folder)
+        _write_embedding_state(folder, kind, "queued", "")
+        _spawn(kind, name, folder)
     except OSError as error:
         raise RunError(_unwritable(folder, error)) from error
 
@@ -181,19 +190,29 @@ def status(name: str) -> RunStatus:
     return RunStatus(name, *_read_state(folder), read_history(folder))
 
 
-def tsne_status(name: str) -> TsneStatus | None:
-    """How far the t-SNE of a checkpoint's codes is; None if none is being made."""
+def embedding_status(name: str) -> EmbeddingStatus | None:
+    """How far the t-SNE or UMAP of a checkpoint's codes is; None if none is being made."""
     folder = find(name)
     try:
-        content = _read_work(folder / "tsne.json", folder / "tsne.lock")
-        state, message, fraction = content["state"], str(content["message"]), content["done"] / content["total"]
+        content = _read_work(folder / "embedding.json", folder / "embedding.lock")
+        kind, state, message = content["kind"], content["state"], str(content["message"])
+        fraction, title = content["done"] / content["total"], EMBEDDINGS[kind]
     except (CheckpointError, KeyError, TypeError, ArithmeticError):
         return None
     if state in ACTIVE_STATES:
-        return TsneStatus("running", message, min(max(fraction, 0.0), 1.0))
+        return EmbeddingStatus(kind, "running", message, min(max(fraction, 0.0), 1.0))
     if state == "interrupted":
-        message = f"The t-SNE ended before it was done.{_last_line(folder)}"
-    return TsneStatus("failed", message, 0.0)
+        message = f"The {title} ended before it was done.{_last_line(folder)}"
+    return EmbeddingStatus(kind, "failed", message, 0.0)
+
+
+def embedding_so_far(name: str) -> Tensor | None:
+    """Where the points of a t-SNE under way lie just now, (N, 2) float32; None if that is not known."""
+    try:
+        points = load_tensors((find(name) / "embedding.points").read_bytes())["points"]
+    except (OSError, SafetensorError, KeyError, ValueError):
+        return None
+    return points.float() if points.ndim == 2 and points.shape[1] == 2 else None
 
 
 def active_runs() -> list[str]:
@@ -260,9 +279,11 @@ def _write_state(folder: Path, state: str, message: str) -> None:
     write_json(folder / "run.json", {"state": state, "message": message, "time": time.time()})
 
 
-def _write_tsne_state(folder: Path, state: str, message: str, done: int = 0, total: int = N_TSNE_STEPS) -> None:
-    content = {"state": state, "message": message, "done": done, "total": total, "time": time.time()}
-    write_json(folder / "tsne.json", content)
+def _write_embedding_state(
+    folder: Path, kind: str, state: str, message: str, done: int = 0, total: int = N_TSNE_STEPS
+) -> None:
+    content = {"kind": kind, "state": state, "message": message, "done": done, "total": total, "time": time.time()}
+    write_json(folder / "embedding.json", content)
 
 
 def _unwritable(folder: Path, error: OSError) -> str:
@@ -442,7 +463,9 @@ class _Saver:
                 + (", or store it in full precision." if self.config.half else ".")
             )
         metrics = Metrics(len(mu), -terms.loss, terms.recon_loss, terms.kl, record.epoch, record.seconds)
-        latents = Latents(mu, logvar, self.held_out.labels)
+        values = {"recon_loss": image_recon_loss(stored, self.held_out.images, mu)}
+        values |= data.known_factors(self.config.dataset, "held_out")
+        latents = Latents(mu, logvar, self.held_out.labels, values=values)
         save_results(self.folder, stored, latents, metrics, self.config.half)
 
     def _as_stored(self, value: Tensor) -> Tensor:
@@ -450,31 +473,41 @@ class _Saver:
         return value.half().float() if self.config.half else value
 
 
-def work_tsne(name: str, progress: Callable[[int, int], None] = lambda *_: None) -> None:
-    """Computes the t-SNE of a checkpoint's codes (seed 0), in this process, and keeps it with the checkpoint.
+def work_embedding(name: str, kind: str, progress: Callable[[int, int], None] = lambda *_: None) -> None:
+    """Computes a t-SNE or UMAP of a checkpoint's codes (seed 0), in this process, and keeps it with the checkpoint.
 
-    progress is called with steps done, steps in all; the folder's tsne.json says the same to whoever watches.
+    kind: one of EMBEDDINGS. progress is called with steps done, steps in all; the folder's embedding.json says the same
+    to whoever watches, and embedding.points where the points lie meanwhile.
     Raises CheckpointError if the checkpoint can't be read, RunError if it is in training or can't be written.
     """
     folder = find(name)
     _check_not_training(folder)
+    next_look = 0.0
 
-    def report(done: int, total: int) -> None:
-        _write_tsne_state(folder, "running", "", done, total)
+    def report(done: int, total: int, points: Tensor | None = None) -> None:
+        nonlocal next_look
+        _write_embedding_state(folder, kind, "running", "", done, total)
+        if points is not None and time.monotonic() >= next_look:
+            write_atomically({folder / "embedding.points": tensors_to_bytes({"points": points})})
+            next_look = time.monotonic() + POINTS_SECONDS
         progress(done, total)
 
-    with _locked(folder / "tsne.lock"), _recorded(folder, _write_tsne_state):
+    def write_state(folder: Path, state: str, message: str) -> None:
+        _write_embedding_state(folder, kind, state, message)
+
+    with _locked(folder / "embedding.lock"), _recorded(folder, write_state):
         report(0, N_TSNE_STEPS)
         _, config = read_config(folder)
         latents = load_latents(folder)
         try:
-            points = compute_tsne(latents.mu, progress=report)
+            points = compute_embedding(kind, latents.mu, report)
         except ValueError as error:
-            raise RunError(f"There is no t-SNE of {name}: {error}.") from error
-        save_latents(folder, replace(latents, tsne=points), config.half)
-        (folder / "tsne.json").unlink(missing_ok=True)
+            raise RunError(f"There is no {EMBEDDINGS[kind]} of {name}: {error}.") from error
+        save_latents(folder, replace(latents, embeddings={**latents.embeddings, kind: points}), config.half)
+        for leftover in ("embedding.points", "embedding.json"):
+            (folder / leftover).unlink(missing_ok=True)
 
 
 def _check_not_training(folder: Path) -> None:
     if _read_state(folder)[0] in ACTIVE_STATES:
-        raise RunError(f"{folder.name} is in training, and its codes still change; make the t-SNE when it has ended.")
+        raise RunError(f"{folder.name} is in training, and its codes still change; make the map when it has ended.")

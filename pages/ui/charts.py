@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import altair as alt
 import pandas as pd
 import plotly.graph_objects as go
@@ -84,3 +86,22 @@ def curves(records: list[Record], key: str) -> None:
         legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1.06, "yanchor": "bottom"},
     )
     st.plotly_chart(figure, key=key)
+
+
+def class_bars(class_names: Sequence[str], counts: Sequence[int]) -> None:
+    """How many images of each class, the largest first; classes of which there are none are left out."""
+    pairs = sorted(zip(counts, class_names, strict=True))
+    pairs = [pair for pair in pairs if pair[0]]
+    figure = go.Figure(
+        go.Bar(
+            x=[count for count, _ in pairs],
+            y=[name for _, name in pairs],
+            orientation="h",
+            text=[f"{count:,}" for count, _ in pairs],
+            hovertemplate="%{y}: %{x:,}<extra></extra>",
+        )
+    )
+    figure.update_layout(height=60 + 26 * len(pairs), margin={"l": 0, "r": 0, "t": 4, "b": 0})
+    figure.update_yaxes(type="category", title="class")
+    figure.update_xaxes(title="images", rangemode="tozero")
+    st.plotly_chart(figure, width="stretch", config={"displayModeBar": False})

@@ -2,67 +2,131 @@
 
 from __future__ import annotations
 
+import math
+
 import streamlit as st
 
-from pages.ui.models import OpenModel, project
+from pages.ui.latent_map import axis_name
+from pages.ui.models import MapChoice, OpenModel, held_out_trust, map_latents, project
 from vae.checkpoint import CheckpointError, find, read_metrics
 from vae.data import dataset_info
 
 
-def explain_map(opened: OpenModel, kind: str) -> None:
+def explain_map(opened: OpenModel, choice: MapChoice) -> None:
     """The model's figures, then how to read this projection."""
-    _show_figures(opened)
+    _show_figures(opened, choice)
     with st.expander("How to read this map", expanded=True):
-        st.markdown(_reading(opened, kind))
+        st.markdown(_reading(opened, choice))
+        st.markdown(_layers(opened, choice))
 
 
-def _show_figures(opened: OpenModel) -> None:
+def _show_figures(opened: OpenModel, choice: MapChoice) -> None:
+    figures = {}
     try:
         metrics = read_metrics(find(opened.name))
     except CheckpointError:
-        return
-    figures = {
-        "Held-out ELBO": (metrics.elbo, "−(reconstruction + KL): a lower bound on log p(x); higher is better."),
-        "Reconstruction": (metrics.recon_loss, "−log p(x|z), summed over pixels: what the picture misses."),
-        "KL": (metrics.kl, "KL(q(z|x) ‖ p(z)), summed over latent dimensions: what the code tells of the image."),
-    }
-    columns = st.columns(len(figures) + 1)
-    for column, (label, (value, help_text)) in zip(columns, figures.items(), strict=False):
-        column.metric(
-            f"{label}, nats", f"{value:.2f}", help=f"{help_text} Nats per image, mean over {metrics.n_images:,} images."
-        )
-    columns[-1].metric("Held-out images", f"{metrics.n_images:,}", help="Never trained on.")
+        pass
+    else:
+        over = f"Nats per image, mean over {metrics.n_images:,} held-out images."
+        figures |= {
+            "Held-out ELBO, nats": (
+                f"{metrics.elbo:.2f}",
+                f"−(reconstruction + KL): a lower bound on log p(x); higher is better. {over}",
+            ),
+            "Reconstruction, nats": (
+                f"{metrics.recon_loss:.2f}",
+                f"−log p(x|z), summed over pixels: what the picture misses. {over}",
+            ),
+            "KL, nats": (
+                f"{metrics.kl:.2f}",
+                f"KL(q(z|x) ‖ p(z)), summed over latent dimensions: what the code tells of the image. {over}",
+            ),
+        }
+    trust = held_out_trust(opened, choice)
+    figures["Trustworthiness of the map"] = (
+        "–" if math.isnan(trust) else f"{trust:.3f}",
+        "Whether those near each other on the map are near in latent space: 1 if each image's five nearest on the map "
+        "are among its five nearest there, about 0.5 by chance (Venna & Kaski 2001). Held-out images.",
+    )
+    for column, (label, (value, help_text)) in zip(st.columns(len(figures)), figures.items(), strict=True):
+        column.metric(label, value, help=help_text)
 
 
-def _reading(opened: OpenModel, kind: str) -> str:
-    n, n_dims = len(opened.latents.mu), opened.config.latent_dim
+def _reading(opened: OpenModel, choice: MapChoice) -> str:
+    n_dims = opened.config.latent_dim
     title = dataset_info(opened.training.dataset).title
+    n = len(map_latents(opened, choice).mu)
+    which = "held-out images" if choice.images == "held_out" else "images, held out and trained on,"
     points = (
-        f"The {n:,} points are held-out images of {title}. The encoder answers each image with a normal distribution "
+        f"The {n:,} points are {which} of {title}. The encoder answers each image with a normal distribution "
         "q(z|x); the point is its mean mu."
     )
-    if kind == "z" and n_dims == 2:
-        pull = (
-            "to which the KL term pulls all codes"
-            if opened.training.beta
-            else "to which nothing pulled the codes, for β was 0"
-        )
-        return (
-            f"{points} The axes are z itself: what you click is what the decoder gets, nothing is lost in between. "
-            f"The dashed circles are 1, 2 and 3 standard deviations of the prior N(0, I), {pull}; far from every point "
-            "the decoder was never trained, and what it draws there means little."
-        )
-    if kind == "z":
-        return f"{points} This model has one latent dimension: left and right is z; up and down is chance."
-    if kind == "pca":
-        share = project(opened, kind).explained_variance
+    if choice.kind == "z":
+        return f"{points} {_reading_z(opened, n_dims)}"
+    if choice.kind == "pca":
+        share = project(opened, choice).explained_variance
         return (
             f"{points} z has {n_dims} dimensions; the plane is that of the two directions in which mu varies most, and "
             f"shows **{share:.0%}** of its variance. A click decodes exactly the z on this plane; the other directions "
             "stay at their mean, so a click on a point need not give that image."
         )
-    return (
-        f"{points} t-SNE lays {n_dims} dimensions out so that near neighbours stay near; it keeps no distances between "
-        "far groups, and sizes and gaps mean little. It **has no inverse**: a click takes the nearest encoded image "
-        "and decodes its z."
+    if choice.kind == "dims":
+        across, up = map(axis_name, choice.dims)
+        held = "at 0" if choice.hold is None else f"at those of held-out image {choice.hold:,}"
+        return (
+            f"{points} Of its {n_dims} dimensions the map shows {across} and {up} and hides the others. What is "
+            f"decoded under the pointer has these two, and holds the others {held}: so a click on a point need not "
+            "give that image."
+        )
+    what = {
+        "tsne": "t-SNE lays {n} dimensions out so that near neighbours stay near; it keeps no distances between far "
+        "groups, and sizes and gaps mean little.",
+        "umap": "UMAP lays {n} dimensions out by the graph of nearest neighbours; it keeps no distances between far "
+        "groups, and sizes and gaps mean little.",
+    }[choice.kind].format(n=n_dims)
+    return f"{points} {what} It **has no inverse**: pointer and click take the nearest encoded image and decode its z."
+
+
+def _reading_z(opened: OpenModel, n_dims: int) -> str:
+    if n_dims == 1:
+        return "This model has one latent dimension: left and right is z; up and down is chance."
+    pull = (
+        "to which the KL term pulls all codes"
+        if opened.training.beta
+        else "to which nothing pulled the codes, for β was 0"
     )
+    return (
+        "The axes are z itself: what you click is what the decoder gets, nothing is lost in between. "
+        f"The dashed circles are 1, 2 and 3 standard deviations of the prior N(0, I), {pull}; far from every point "
+        "the decoder was never trained, and what it draws there means little."
+    )
+
+
+def _layers(opened: OpenModel, choice: MapChoice) -> str:
+    """What the layers mean that this map has; see layersFor in controls.js."""
+    n_dims, invertible = opened.config.latent_dim, project(opened, choice).invertible
+    lines = []
+    if invertible:
+        lines.append("**Pictures**: what the model decodes all over the plane, finer as you zoom in.")
+    where = "on the map, for spots here have no z" if not invertible else "in latent space, by the z of the spot"
+    if len(opened.class_names) > 1:
+        lines.append(
+            f"**Class regions**: the class that most of the 15 nearest codes have, {where}; the paler, the less they "
+            "agree, or the farther they are."
+        )
+    if invertible and n_dims > 1:
+        lines.append(
+            "**Density**: three bands that hold 39, 86 and 99 % of the points, as the circles at 1, 2 and 3 σ do of "
+            "the prior. If all posteriors together were the prior, each band would end at its circle."
+        )
+    if invertible:
+        also = (
+            ""
+            if n_dims <= 2
+            else " The ellipse is what this plane shows of it; the picture keeps the image's other dimensions."
+        )
+        lines.append(
+            "**Posterior**: click a point for its q(z|x), drawn to scale at 1 σ and 2 σ with 50 samples; drag the "
+            f"ring to choose ε in z = mu + σ · ε and watch the picture follow.{also}"
+        )
+    return "\n".join(f"- {line}" for line in lines)

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import streamlit as st
+import torch
 from torch import Tensor
 
 from vae import VAE, ModelConfig, TrainConfig, data
 from vae.checkpoint import CheckpointError, find, list_checkpoints, load_latents, load_model, read_config
 from vae.data import DataError
-from vae.latent import Latents, Projection, project_axes, project_pca, project_tsne
+from vae.latent import (
+    Latents,
+    Projection,
+    encode_images,
+    image_recon_loss,
+    project_axes,
+    project_dims,
+    project_embedding,
+    project_pca,
+    trustworthiness,
+)
 
 DEFAULT_MODEL = "mnist-2d"
 
@@ -29,8 +41,25 @@ class OpenModel:
     latents: Latents
 
 
+@dataclass(frozen=True)
+class MapChoice:
+    """Which plane of a model's codes the map shows, and of which images."""
+
+    kind: Literal["z", "pca", "dims", "tsne", "umap"]
+    dims: tuple[int, int] = (0, 1)  # dims only: which two, from 0
+    hold: int | None = None  # dims only: the image whose code the other dimensions keep; None: they are 0
+    images: Literal["held_out", "all"] = "held_out"  # all: those trained on, too, after the held-out ones
+
+
 # For caches of what is made from a model: the same name and files, the same result.
 BY_STAMP = {OpenModel: lambda opened: (opened.name, opened.stamp)}
+LINKED = {"bind": "query-params", "persist_state": "session"}  # a choice that the page's link holds
+
+
+def forget_place() -> None:
+    """Another map has other places: the link no longer says where one was on the last one."""
+    for name in ("view", "pins", "hidden"):
+        st.query_params.pop(name, None)
 
 
 def pick_model(label: str = "Model") -> OpenModel:
@@ -46,7 +75,7 @@ def pick_model(label: str = "Model") -> OpenModel:
     if asked and asked not in names:
         st.warning(f"There is no model {asked!r} to open here; another one is shown.")
     default = names.index(DEFAULT_MODEL) if DEFAULT_MODEL in names else 0
-    name = st.selectbox(label, names, index=default, key="model", bind="query-params", persist_state="session")
+    name = st.selectbox(label, names, index=default, key="model", on_change=forget_place, **LINKED)
     return open_or_stop(name)
 
 
@@ -80,27 +109,63 @@ def open_or_stop(name: str) -> OpenModel:
 @st.cache_resource(max_entries=16, show_spinner=False)
 def _open(name: str, folder: Path, stamp: tuple[int, ...]) -> OpenModel:
     config, training = read_config(folder)
-    class_names = data.dataset_info(training.dataset).class_names
-    return OpenModel(name, stamp, config, training, class_names, load_model(folder), load_latents(folder))
+    latents = load_latents(folder)
+    class_names = data.dataset_info(training.dataset).class_names if latents.has_labels else ("image",)
+    return OpenModel(name, stamp, config, training, class_names, load_model(folder), latents)
+
+
+def map_latents(opened: OpenModel, choice: MapChoice) -> Latents:
+    """The codes that a map shows. Raises DataError if they are of a data set that is not here."""
+    return opened.latents if choice.images == "held_out" else _encode_all(opened)
+
+
+@st.cache_resource(
+    max_entries=2, show_spinner="Encoding the images that the model was trained on.", hash_funcs=BY_STAMP
+)
+def _encode_all(opened: OpenModel) -> Latents:
+    held_out, train = opened.latents, data.load(opened.training.dataset, "train")
+    mu, logvar = encode_images(opened.model, train.images)
+    values = {}
+    if "recon_loss" in held_out.values:
+        losses = image_recon_loss(opened.model, train.images, mu)
+        values["recon_loss"] = torch.cat([held_out.values["recon_loss"], losses])
+    return Latents(
+        mu=torch.cat([held_out.mu, mu]),
+        logvar=torch.cat([held_out.logvar, logvar]),
+        labels=torch.cat([held_out.labels, train.labels]),
+        values=values,
+    )
 
 
 @st.cache_resource(max_entries=32, show_spinner=False, hash_funcs=BY_STAMP)
-def project(opened: OpenModel, kind: str) -> Projection:
-    """The held-out codes of a model in the plane. kind: z, pca or tsne."""
-    latents = opened.latents
-    if kind == "tsne":
-        return project_tsne(latents.mu, latents.tsne)
-    return project_pca(latents.mu) if kind == "pca" else project_axes(latents.mu)
+def project(opened: OpenModel, choice: MapChoice) -> Projection:
+    """The codes of a model in a plane."""
+    mu = map_latents(opened, choice).mu
+    if choice.kind in ("tsne", "umap"):
+        return project_embedding(choice.kind, mu, opened.latents.embeddings[choice.kind])
+    if choice.kind == "dims":
+        hold = torch.zeros(mu.shape[1]) if choice.hold is None else opened.latents.mu[choice.hold].nan_to_num()
+        return project_dims(mu, choice.dims, hold)
+    return project_pca(mu) if choice.kind == "pca" else project_axes(mu)
+
+
+@st.cache_resource(max_entries=32, show_spinner=False, hash_funcs=BY_STAMP)
+def held_out_trust(opened: OpenModel, choice: MapChoice) -> float:
+    """The trustworthiness of a projection, of the held-out images alone."""
+    projection, n = project(opened, choice), len(opened.latents.mu)
+    return trustworthiness(projection.mu[:n], projection.points[:n])
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
-def _load_held_out(dataset: str) -> Tensor:
-    return data.load(dataset, "held_out").images
+def _load_images(dataset: str, images: str) -> Tensor:
+    splits = ("held_out",) if images == "held_out" else ("held_out", "train")
+    return torch.cat([data.load(dataset, split).images for split in splits])
 
 
-def held_out_images(dataset: str) -> Tensor | None:
-    """The real held-out images, uint8 (N, C, H, W), where the data set is on this machine; else None."""
+def source_images(opened: OpenModel, images: str = "held_out") -> Tensor | None:
+    """The real images behind the codes, uint8 (N, C, H, W), where the data set is on this machine; else None."""
+    dataset = opened.training.dataset
     try:
-        return _load_held_out(dataset) if data.is_present(dataset) else None
+        return _load_images(dataset, images) if data.is_present(dataset) else None
     except DataError:
         return None

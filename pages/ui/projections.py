@@ -1,47 +1,86 @@
-"""Which plane a model's codes are shown in; t-SNE is computed when asked, in a process of its own."""
+"""Which plane a model's codes are shown in, and of which images; t-SNE and UMAP are computed when asked, in a process
+of their own."""
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import streamlit as st
 
-from pages.ui.models import OpenModel
-from vae import runs
+from pages.ui.latent_map import axis_name, latent_map, moving_payload
+from pages.ui.models import LINKED, MapChoice, OpenModel, forget_place, open_or_stop
+from vae import data, runs
 from vae.checkpoint import CheckpointError
+from vae.latent import EMBEDDINGS
 from vae.runs import RunError
 
-TITLES = {"pca": "PCA", "tsne": "t-SNE"}
+TITLES = {"pca": "PCA", "dims": "two dimensions", **EMBEDDINGS}
+IMAGES = {"held_out": "held-out images", "all": "all images, also those trained on"}
+HOLDS = {"zero": "at 0, the middle of the prior", "image": "at the code of an image"}
 
 
-def pick_projection(opened: OpenModel) -> str | None:
-    """z for one or two latent dimensions, else PCA or t-SNE by choice; None while there is nothing to show yet."""
+def pick_projection(opened: OpenModel, height: int) -> MapChoice | None:
+    """z for one or two latent dimensions, else a projection by choice; None while there is nothing to decode yet."""
     if opened.config.latent_dim <= 2:
-        st.selectbox("Projection", ["none: the axes are z itself"], disabled=True, key="projection z")
-        return "z"
-    kind = st.selectbox(
-        "Projection",
-        list(TITLES),
-        format_func=TITLES.get,
-        key="projection",
-        bind="query-params",
-        persist_state="session",
-    )
-    if kind == "tsne" and opened.latents.tsne is None:
-        _offer_tsne(opened.name)
+        return MapChoice("z", images=_pick_images(opened))
+    kinds = [kind for kind in TITLES if kind != "umap" or _has_umap(opened)]
+    kind = st.selectbox("Projection", kinds, format_func=TITLES.get, key="projection", on_change=forget_place, **LINKED)
+    if kind == "dims":
+        return _pick_dims(opened)
+    if kind in EMBEDDINGS:
+        if kind in opened.latents.embeddings:
+            return MapChoice(kind)
+        _offer(opened, kind, height)
         return None
-    return kind
+    return MapChoice(kind, images=_pick_images(opened))
 
 
-def _offer_tsne(name: str) -> None:
-    job = runs.tsne_status(name)
+def _has_umap(opened: OpenModel) -> bool:
+    return "umap" in opened.latents.embeddings or find_spec("umap") is not None
+
+
+def _pick_images(opened: OpenModel) -> str:
+    """Those trained on can be shown where the data set is on this machine."""
+    if not data.is_present(opened.training.dataset) or not opened.latents.has_labels:
+        return "held_out"
+    return st.selectbox("Points", list(IMAGES), format_func=IMAGES.get, key="images", **LINKED)
+
+
+def _pick_dims(opened: OpenModel) -> MapChoice:
+    n_dims = opened.config.latent_dim
+    across_place, up_place, hold_place, image_place = st.columns(4)
+
+    def pick(place: st.delta_generator.DeltaGenerator, label: str, default: int) -> int:
+        return place.selectbox(
+            label, range(n_dims), default, format_func=axis_name, key=label, on_change=forget_place, **LINKED
+        )
+
+    across, up = pick(across_place, "Across", 0), pick(up_place, "Up", 1)
+    if across == up:
+        st.warning("Across and up are the same dimension; choose two different ones.")
+        st.stop()
+    hold = hold_place.selectbox("The others", list(HOLDS), format_func=HOLDS.get, key="hold", **LINKED)
+    index = None
+    if hold == "image":
+        last = len(opened.latents.mu) - 1
+        index = image_place.number_input("Image", 0, last, key=f"held image {opened.name}", value=0, step=1)
+    return MapChoice("dims", (across, up), index)
+
+
+def _offer(opened: OpenModel, kind: str, height: int) -> None:
+    title = EMBEDDINGS[kind]
+    job = runs.embedding_status(opened.name)
     if job and job.state == "running":
-        _watch_tsne(name)
+        _watch(opened.name, job.kind, height)
         return
     if job:
         st.error(job.message)
-    st.info("This model has no t-SNE yet. It takes about half a minute for 10,000 images, and is kept with the model.")
-    if st.button("Compute the t-SNE", type="primary"):
+    st.info(
+        f"This model has no {title} yet. It takes about half a minute for 10,000 images, and is kept with the model."
+    )
+    if st.button(f"Compute the {title}", type="primary"):
         try:
-            runs.start_tsne(name)
+            runs.start_embedding(opened.name, kind)
         except (CheckpointError, RunError) as error:
             st.error(str(error))
         else:
@@ -49,8 +88,13 @@ def _offer_tsne(name: str) -> None:
 
 
 @st.fragment(run_every=0.5)
-def _watch_tsne(name: str) -> None:
-    job = runs.tsne_status(name)
+def _watch(name: str, kind: str, height: int) -> None:
+    """The points on their way, until the work has ended."""
+    job = runs.embedding_status(name)
     if job is None or job.state != "running":
         st.rerun()
-    st.progress(job.fraction, "Computing the t-SNE; you may leave this page meanwhile.")
+    st.progress(job.fraction, f"Computing the {EMBEDDINGS[kind]}; you may leave this page meanwhile.")
+    points = runs.embedding_so_far(name)
+    if points is not None:
+        opened, choice = open_or_stop(name), MapChoice(kind)
+        latent_map(moving_payload(opened, choice, height, points), f"map {name} {choice}")

@@ -7,7 +7,7 @@ import random
 import streamlit as st
 import torch
 
-from pages.ui.models import OpenModel, held_out_images, open_or_stop
+from pages.ui.models import OpenModel, open_or_stop, source_images
 from pages.ui.pictures import save_button, show_picture
 from vae.latent import lerp, sample_posterior, sample_prior, slerp
 from vae.pictures import decode_pictures, film_strip, grid
@@ -55,7 +55,7 @@ def pick_image(opened: OpenModel, label: str, key: str, default_class: int) -> i
 
 def _show_image(opened: OpenModel, index: int, label: str) -> None:
     name = opened.class_names[opened.latents.labels[index]]
-    originals = held_out_images(opened.training.dataset)
+    originals = source_images(opened)
     recon = decode_pictures(opened.model, opened.latents.mu[index].unsqueeze(0))[0]
     left, right = st.columns(2)
     if originals is not None:
@@ -68,7 +68,7 @@ def _show_image(opened: OpenModel, index: int, label: str) -> None:
 
 
 def _say_where_images_are(opened: OpenModel) -> None:
-    if held_out_images(opened.training.dataset) is None:
+    if source_images(opened) is None:
         st.caption("The data set is not on this machine, so the model's reconstructions stand for the images.")
 
 

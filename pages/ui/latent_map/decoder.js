@@ -49,18 +49,10 @@ function convTranspose(x, { weight, bias, n_in, n_out, height, width }) {
   return out;
 }
 
-/** float16 bits -> Float32Array. */
-function fromHalf(bits) {
-  const scale = Float64Array.from({ length: 31 }, (_, e) => 2 ** (Math.max(e, 1) - 25)); // of one unit of the significand
-  return Float32Array.from(bits, (h) => {
-    const e = (h >> 10) & 31, fraction = h & 1023;
-    const size = e === 31 ? (fraction ? NaN : Infinity) : (e ? 1024 + fraction : fraction) * scale[e];
-    return h >> 15 ? -size : size;
-  });
-}
-
-/** The decoder that a header describes; take(length) gives the next so many weights. */
-function makeDecoder({ layers, image_shape }, take) {
+/** The decoder that a header describes; weights: all weights and biases, layer after layer, as decoder.py packed them. */
+function makeDecoder({ layers, image_shape }, weights) {
+  let start = 0;
+  const take = (length) => weights.subarray(start, (start += length));
   const filled = layers.map((layer) => {
     if (!layer.n_in) return layer;
     const n_taps = layer.kind === "linear" ? 1 : 16;

@@ -1,0 +1,98 @@
+// What stands beside the map: the decoded picture, the pins' pictures, an image's posterior.
+
+const PIN_NAMES = ["A", "B"];
+const MAX_Z_SHOWN = 24; // numbers of a z in one line
+
+/** A z as people read it. */
+function zText(z) {
+  const rest = z.length > MAX_Z_SHOWN ? `, … ${z.length - MAX_Z_SHOWN} more` : "";
+  return `(${Array.from(z).slice(0, MAX_Z_SHOWN).map((value) => value.toFixed(2)).join(", ")}${rest})`;
+}
+
+class Panel {
+  /** act: {save, clear, redraw, zoom}, what the buttons do. */
+  constructor(element, act) {
+    this.element = element;
+    element.innerHTML = `
+      <img alt="Decoded image" aria-label="Decoded image" decoding="sync">
+      <figcaption></figcaption>
+      <p class="z"></p>
+      <button data-do="save">Save as PNG</button>
+      <section class="pins" aria-label="Pinned spots" hidden>
+        <div class="pair">${PIN_NAMES.map((name) => `
+          <figure><img alt="Pin ${name}, decoded" decoding="sync"><figcaption><b>${name}</b> <span></span></figcaption></figure>`).join("")}
+        </div>
+        <p class="distance"></p>
+        <button data-do="clear">Clear pins (Esc)</button>
+      </section>
+      <section class="posterior" aria-label="Posterior of the pinned image" hidden>
+        <p class="whose"></p>
+        <div class="pair">
+          <figure><img alt="Decoded mean of the posterior" decoding="sync"><figcaption>decode(mu)</figcaption></figure>
+          <figure><img alt="Decoded sample of the posterior" decoding="sync"><figcaption>decode(sample)</figcaption></figure>
+        </div>
+        <p>Drag the ring on the map: it is the sample z&nbsp;=&nbsp;mu&nbsp;+&nbsp;σ&nbsp;·&nbsp;ε.</p>
+        <div class="scroll"><table><thead><tr><th></th><th>mu</th><th>σ</th><th>ε</th><th>z</th></tr></thead><tbody></tbody></table></div>
+        <p class="held" hidden>Map and picture differ in what they hold: the picture keeps this image's other dimensions.</p>
+        <button data-do="redraw">New sample</button>
+        <button data-do="zoom">Zoom to it</button>
+      </section>`;
+    const find = (selector) => element.querySelector(selector);
+    this.picture = find("img");
+    this.caption = find("figcaption");
+    this.zLine = find(".z");
+    this.pins = find(".pins");
+    this.posterior = find(".posterior");
+    element.addEventListener("click", (event) => act[event.target.closest("button")?.dataset.do]?.());
+  }
+
+  showMain(source, caption, z) {
+    this.picture.src = source;
+    this.caption.textContent = caption;
+    this.zLine.textContent = `z = ${zText(z)}`;
+  }
+
+  /** pins: none, or up to two of {source, z}. */
+  showPins(pins) {
+    this.pins.hidden = pins.length === 0;
+    this.pins.querySelectorAll("figure").forEach((figure, k) => {
+      figure.hidden = !pins[k];
+      if (!pins[k]) return;
+      figure.querySelector("img").src = pins[k].source;
+      figure.querySelector("span").textContent = zText(pins[k].z.slice(0, 4)) + (pins[k].z.length > 4 ? " …" : "");
+    });
+    this.pins.querySelector(".distance").textContent = pins.length === 2
+      ? `‖z_A − z_B‖ = ${distance(pins[0].z, pins[1].z).toFixed(2)}`
+      : "Click another spot to compare it with this one.";
+  }
+
+  hidePosterior() {
+    this.posterior.hidden = true;
+  }
+
+  /** sources: of decode(mu) and decode(sample). */
+  showPosterior(posterior, whose, sources) {
+    this.posterior.hidden = false;
+    this.posterior.querySelectorAll("img").forEach((img, k) => (img.src = sources[k]));
+    this.posterior.querySelector(".whose").textContent = whose;
+    this.posterior.querySelector(".held").hidden = posterior.mu.length <= 2;
+    const z = posterior.z();
+    const cells = (...texts) => texts.map((text) => `<td>${text}</td>`).join("");
+    this.posterior.querySelector("tbody").innerHTML = posterior.mu.map((mu, d) =>
+      `<tr>${cells(`z${subscript(d + 1)}`, ...[mu, posterior.sigma[d], posterior.eps[d], z[d]].map((value) => value.toFixed(2)))}</tr>`).join("");
+  }
+
+  save(name) {
+    const { naturalWidth: width, naturalHeight: height } = this.picture;
+    const scale = Math.max(1, Math.round(252 / width));
+    const large = Object.assign(document.createElement("canvas"), { width: scale * width, height: scale * height });
+    const context = large.getContext("2d");
+    context.imageSmoothingEnabled = false;
+    context.drawImage(this.picture, 0, 0, large.width, large.height);
+    Object.assign(document.createElement("a"), { href: large.toDataURL(), download: `${name}-decoded.png` }).click();
+  }
+}
+
+function subscript(number) {
+  return String(number).replace(/\d/g, (digit) => "₀₁₂₃₄₅₆₇₈₉"[digit]);
+}
