@@ -6,7 +6,7 @@ import scipy.spatial
 import scipy.stats
 import torch
 from sklearn.decomposition import PCA
-from sklearn.manifold import trustworthiness
+from sklearn.manifold import TSNE, trustworthiness
 
 from vae import VAE, ModelConfig
 from vae.latent import (
@@ -139,23 +139,55 @@ def test_tsne_keeps_neighbours():
     assert trustworthiness(mu.numpy(), points.numpy(), n_neighbors=5) > 0.9
 
 
+def test_tsne_keeps_neighbours_as_well_as_scikit_learns():
+    mu = clusters(600, 8)
+    judged = [compute_tsne(mu).numpy(), TSNE(random_state=0).fit_transform(mu.numpy())]
+    ours, theirs = (trustworthiness(mu.numpy(), points, n_neighbors=5) for points in judged)
+    assert ours > theirs - 0.01
+
+
 def test_tsne_is_the_same_for_the_same_seed():
     mu = clusters(60)
     first = compute_tsne(mu, seed=1)
     assert torch.equal(first, compute_tsne(mu, seed=1, progress=lambda *_: None))
 
 
+def test_tsne_is_the_same_for_any_number_of_threads():
+    mu, n_threads = clusters(600), torch.get_num_threads()
+    maps = []
+    try:
+        for n in (1, 2):
+            torch.set_num_threads(n)
+            maps.append(compute_tsne(mu))
+    finally:
+        torch.set_num_threads(n_threads)
+    assert torch.equal(*maps)
+
+
 def test_tsne_reports_its_progress():
     seen: list[tuple[int, int]] = []
-    compute_tsne(clusters(60), progress=lambda done, total: seen.append((done, total)))
-    done = [count for count, _ in seen]
-    assert done == sorted(set(done))
-    assert seen[-1] == (N_TSNE_STEPS, N_TSNE_STEPS)
-    assert len(seen) > 50
+    compute_tsne(clusters(60), progress=lambda done, total, _: seen.append((done, total)))
+    assert seen == [(done, N_TSNE_STEPS) for done in range(10, N_TSNE_STEPS + 1, 10)]
 
 
-def test_tsne_of_one_dimension():
-    assert compute_tsne(codes(60, 1)).isfinite().all()
+def test_tsne_reports_the_map_so_far():
+    maps: list[torch.Tensor] = []
+    points = compute_tsne(clusters(60), progress=lambda _done, _total, points: maps.append(points))
+    assert {(map_.shape, map_.dtype) for map_ in maps} == {((60, 2), torch.float32)}
+    assert not torch.equal(maps[0], maps[1])  # copies, each as it was
+    torch.testing.assert_close(maps[-1], points, atol=0.5, rtol=0)  # one step short of the result
+
+
+@pytest.mark.parametrize("n_dims", [1, 2, 16])
+@pytest.mark.parametrize("n", [2, 3, 5, 60])
+def test_tsne_of_few_codes(n, n_dims):
+    points = compute_tsne(codes(n, n_dims))
+    assert points.shape == (n, 2)
+    assert points.isfinite().all()
+
+
+def test_tsne_of_codes_that_repeat():
+    assert compute_tsne(codes(20, 4).repeat(5, 1)).isfinite().all()
 
 
 def test_tsne_of_a_collapsed_model_is_refused():
