@@ -16,6 +16,7 @@ from vae.runs import RunError
 
 TITLES = {"pca": "PCA", "dims": "two dimensions", **EMBEDDINGS}
 IMAGES = {"held_out": "held-out images", "all": "all images, also those trained on"}
+DURATIONS = {"tsne": "about ten seconds", "umap": "half a minute or more"}
 HOLDS = {"zero": "at 0, the middle of the prior", "image": "at the code of an image"}
 
 
@@ -76,7 +77,7 @@ def _offer(opened: OpenModel, kind: str, height: int) -> None:
     if job:
         st.error(job.message)
     st.info(
-        f"This model has no {title} yet. It takes about half a minute for 10,000 images, and is kept with the model."
+        f"This model has no {title} yet. It takes {DURATIONS[kind]} for 10,000 images, and is kept with the model."
     )
     if st.button(f"Compute the {title}", type="primary"):
         try:
