@@ -15,11 +15,10 @@ begin_page(
     "Every held-out image is a point at its code. **Move the pointer** to see what the model decodes there, "
     "**click anywhere** to pin a spot, a second one to compare; drag to pan, scroll or pinch to zoom.",
 )
-left, right = st.columns(2)
-with left:
+model_place, projection_place, images_place = st.columns(3)
+with model_place:
     opened = pick_model()
-with right:
-    choice = pick_projection(opened, HEIGHT)
+choice = pick_projection(opened, projection_place, images_place, HEIGHT)
 if choice:
     explore_map(opened.name, choice, "map", HEIGHT, tools=True)
     explain_map(opened, choice)

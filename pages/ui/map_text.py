@@ -112,7 +112,7 @@ def _layers(opened: OpenModel, choice: MapChoice) -> str:
     if len(opened.class_names) > 1:
         lines.append(
             f"**Class regions**: the class that most of the 15 nearest codes have, {where}; the paler, the less they "
-            "agree, or the farther they are."
+            "agree; nothing far from all codes."
         )
     if invertible and n_dims > 1:
         lines.append(

@@ -6,6 +6,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from pages.ui.latent_map import axis_name, latent_map, moving_payload
 from pages.ui.models import LINKED, MapChoice, OpenModel, forget_place, open_or_stop
@@ -20,12 +21,19 @@ DURATIONS = {"tsne": "about ten seconds", "umap": "half a minute or more"}
 HOLDS = {"zero": "at 0, the middle of the prior", "image": "at the code of an image"}
 
 
-def pick_projection(opened: OpenModel, height: int) -> MapChoice | None:
-    """z for one or two latent dimensions, else a projection by choice; None while there is nothing to decode yet."""
+def pick_projection(
+    opened: OpenModel, place: DeltaGenerator, images_place: DeltaGenerator, height: int
+) -> MapChoice | None:
+    """z for one or two latent dimensions, else a projection by choice; None while there is nothing to decode yet.
+
+    place, images_place: where one chooses the projection and the images; height: of the map, for points on their way.
+    """
     if opened.config.latent_dim <= 2:
-        return MapChoice("z", images=_pick_images(opened))
+        return MapChoice("z", images=_pick_images(opened, place))
     kinds = [kind for kind in TITLES if kind != "umap" or _has_umap(opened)]
-    kind = st.selectbox("Projection", kinds, format_func=TITLES.get, key="projection", on_change=forget_place, **LINKED)
+    kind = place.selectbox(
+        "Projection", kinds, format_func=TITLES.get, key="projection", on_change=forget_place, **LINKED
+    )
     if kind == "dims":
         return _pick_dims(opened)
     if kind in EMBEDDINGS:
@@ -33,25 +41,25 @@ def pick_projection(opened: OpenModel, height: int) -> MapChoice | None:
             return MapChoice(kind)
         _offer(opened, kind, height)
         return None
-    return MapChoice(kind, images=_pick_images(opened))
+    return MapChoice(kind, images=_pick_images(opened, images_place))
 
 
 def _has_umap(opened: OpenModel) -> bool:
     return "umap" in opened.latents.embeddings or find_spec("umap") is not None
 
 
-def _pick_images(opened: OpenModel) -> str:
+def _pick_images(opened: OpenModel, place: DeltaGenerator) -> str:
     """Those trained on can be shown where the data set is on this machine."""
     if not data.is_present(opened.training.dataset) or not opened.latents.has_labels:
         return "held_out"
-    return st.selectbox("Points", list(IMAGES), format_func=IMAGES.get, key="images", **LINKED)
+    return place.selectbox("Points", list(IMAGES), format_func=IMAGES.get, key="images", **LINKED)
 
 
 def _pick_dims(opened: OpenModel) -> MapChoice:
     n_dims = opened.config.latent_dim
     across_place, up_place, hold_place, image_place = st.columns(4)
 
-    def pick(place: st.delta_generator.DeltaGenerator, label: str, default: int) -> int:
+    def pick(place: DeltaGenerator, label: str, default: int) -> int:
         return place.selectbox(
             label, range(n_dims), default, format_func=axis_name, key=label, on_change=forget_place, **LINKED
         )
@@ -76,9 +84,7 @@ def _offer(opened: OpenModel, kind: str, height: int) -> None:
         return
     if job:
         st.error(job.message)
-    st.info(
-        f"This model has no {title} yet. It takes {DURATIONS[kind]} for 10,000 images, and is kept with the model."
-    )
+    st.info(f"This model has no {title} yet. It takes {DURATIONS[kind]} for 10,000 images, and is kept with the model.")
     if st.button(f"Compute the {title}", type="primary"):
         try:
             runs.start_embedding(opened.name, kind)

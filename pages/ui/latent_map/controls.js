@@ -3,7 +3,7 @@
 const LAYERS = {
   points: ["Points", "The held-out images, each at its code"],
   pictures: ["Pictures", "What the model decodes all over the plane; finer as you zoom in"],
-  regions: ["Class regions", `The class of most of the ${N_VOTES} nearest codes; pale where they disagree or are far`],
+  regions: ["Class regions", `The class of most of the ${N_VOTES} nearest codes; pale where they disagree, nothing where they are far`],
   density: ["Density", "Where the codes lie densest: bands with as much of them as the prior has within 1, 2 and 3 σ"],
   prior: ["Prior", "The prior N(0, I): 1, 2 and 3 standard deviations"],
   posterior: ["Posterior", "Click an image: its q(z|x) at 1 σ and 2 σ, and 50 samples of it"],

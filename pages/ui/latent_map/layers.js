@@ -1,7 +1,8 @@
 // What lies under the points: the decoded manifold, class regions, the density of the codes.
 
 const N_VOTES = 15; // nearest codes that vote for a spot's class
-const REGION_PIXELS = 16; // votes along a tile's side
+const REGION_PIXELS = 8; // votes along a tile's side: few, for a tile must not take longer than a frame
+const FAR = 6; // times the usual distance of the last voter: from there to twice as far, regions fade away
 const DENSITY_CELLS = 256;
 const BAND_ALPHA = [0, 28, 66, 112]; // of 255, by how many of the bands a spot lies in
 // The share of a plane's standard normal distribution within 1, 2 and 3 standard deviations: 1 - exp(-r² / 2).
@@ -44,53 +45,64 @@ class Voter {
     this.plane = plane;
     this.inPlane = !plane.invertible || plane.header.n_dims === 2;
     this.k = Math.min(N_VOTES, plane.order.length);
-    this.usual = this.usualReach();
+    if (!this.inPlane) this.unfold();
+    this.reach = Infinity;
+    const reaches = Array.from(plane.order.subarray(0, 100), (i) => this.lastReach(this.nearest(plane.spotOf(i)))).sort((a, b) => a - b);
+    this.usual = reaches[reaches.length >> 1] || 1; // how far the last voter is from the place of a code, as a median
+    this.reach = 2 * FAR * this.usual;
   }
 
-  /** How far the k-th nearest code is from a code, as a median over some of them. */
-  usualReach() {
-    const { order } = this.plane;
-    const some = Array.from(order.subarray(0, 100));
-    const reaches = some.map((i) => Math.sqrt(this.nearestToPoint(i).at(-1).square)).sort((a, b) => a - b);
-    return reaches[reaches.length >> 1] || 1;
+  /**
+   * A code's squared distance from a z of the plane is that from its own place in the plane, plus that of the code from
+   * there, which is the same for every z: by Pythagoras. The codes that lie nearest to the plane come first.
+   */
+  unfold() {
+    const { codes, order, header: { n_dims: D, origin } } = this.plane;
+    const rows = Array.from(order, (index) => {
+      const step = Array.from(codes.subarray(index * D, (index + 1) * D), (value, d) => value - origin[d]);
+      const { x, y } = this.plane.stepOf(step);
+      const above = step.reduce((sum, value) => sum + value * value, 0) - x * x - y * y;
+      return { index, x, y, above: Math.max(0, above) };
+    });
+    rows.sort((a, b) => a.above - b.above);
+    this.indices = Int32Array.from(rows, (row) => row.index);
+    [this.xs, this.ys, this.above] = ["x", "y", "above"].map((name) => Float32Array.from(rows, (row) => row[name]));
   }
 
-  nearestToPoint(i) {
-    return this.inPlane ? this.nearestInPlane(this.plane.spotOf(i)) : this.nearestCodes(this.plane.muOf(i));
-  }
-
-  nearestInPlane({ x, y }) {
-    return this.plane.index.nearest(x, y, this.k);
-  }
-
-  /** A look at every code: in many dimensions no grid saves it. */
-  nearestCodes(z) {
-    const { codes, order, header: { n_dims: D } } = this.plane;
+  /** The k codes nearest to a spot, nearest first, {index, square}; fewer where they are out of reach. */
+  nearest({ x, y }) {
+    if (this.inPlane) return this.plane.index.nearest(x, y, this.k, () => true, this.reach);
+    if (!this.plane.header.upward) y = 0;
     const found = [];
-    for (const index of order) {
-      let square = 0;
-      const worst = found.length === this.k ? found[this.k - 1].square : Infinity;
-      for (let d = 0, c = index * D; d < D && square < worst; d++, c++) square += (codes[c] - z[d]) ** 2;
+    let worst = this.reach ** 2;
+    for (let n = 0; n < this.indices.length && this.above[n] < worst; n++) {
+      const dx = this.xs[n] - x, dy = this.ys[n] - y;
+      const square = dx * dx + dy * dy + this.above[n];
       if (!(square < worst)) continue;
       if (found.length === this.k) found.pop();
       let place = found.length;
       while (place > 0 && found[place - 1].square > square) place--;
-      found.splice(place, 0, { index, square });
+      found.splice(place, 0, { index: this.indices[n], square });
+      if (found.length === this.k) worst = found[this.k - 1].square;
     }
     return found;
   }
 
-  /** -> {label, votes, share (of the votes, 0 to 1), trust (1 among the codes, towards 0 far from all of them)}. */
+  lastReach(found) {
+    return found.length < this.k ? Infinity : Math.sqrt(found[this.k - 1].square);
+  }
+
+  /** -> {label, votes, share (of the votes, 0 to 1), trust (1 among the codes, 0 far from all of them)}. */
   vote(spot) {
-    const found = this.inPlane ? this.nearestInPlane(spot) : this.nearestCodes(this.plane.toZ(spot).z);
+    const found = this.nearest(spot);
     const counts = new Map();
     for (const { index } of found) {
       const label = this.plane.labels[index];
       counts.set(label, (counts.get(label) ?? 0) + 1);
     }
     const [label, votes] = [...counts].reduce((best, entry) => (entry[1] > best[1] ? entry : best), [0, 0]);
-    const reach = Math.sqrt(found.at(-1)?.square ?? Infinity);
-    return { label, votes, share: votes / (this.k || 1), trust: Math.min(1, (4 * this.usual / (reach || 1e-9)) ** 2) };
+    const trust = Math.min(1, Math.max(0, 2 - this.lastReach(found) / (FAR * this.usual)));
+    return { label, votes, share: votes / this.k, trust };
   }
 }
 

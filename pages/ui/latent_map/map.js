@@ -547,8 +547,8 @@ class LatentMap {
     if (this.header.ticks) parts.push(`${spot.x.toFixed(2)}, ${spot.y.toFixed(2)}`);
     if (isNear) parts.push(`near ${this.header.classes[this.plane.labels[near.index]]}`);
     if (this.layers.includes("regions")) {
-      const { label, votes } = this.tiles("regions").voter.vote(spot);
-      parts.push(`${votes} of the ${Math.min(N_VOTES, this.plane.order.length)} nearest are ${this.header.classes[label]}`);
+      const { label, votes, trust } = this.tiles("regions").voter.vote(spot);
+      if (trust) parts.push(`${votes} of the ${Math.min(N_VOTES, this.plane.order.length)} nearest are ${this.header.classes[label]}`);
     }
     return parts.join(", ");
   }
@@ -569,10 +569,11 @@ class LatentMap {
 
   decodeShown() {
     const spot = (this.decoded = this.shown);
-    const { z, index } = this.plane.toZ(spot);
+    const { z, index } = this.zOf(spot);
     if (!z) return;
     const where = spot === this.spot ? "decoded at the crosshair" : "decoded under the pointer";
-    const caption = index === null ? where : `decoded from the z of ${this.nameOf(index)}, the nearest encoded`;
+    const whose = index !== null && `decoded from the z of ${this.nameOf(index)}`;
+    const caption = !whose ? where : this.plane.invertible ? whose : `${whose}, the nearest encoded`;
     this.pictures.draw("main", [z], ([source]) => this.panel.showMain(source, caption, z));
   }
 
@@ -583,14 +584,17 @@ class LatentMap {
     return `${name} (${this.header.classes[this.plane.labels[index]]})`;
   }
 
-  /** The z of a pin: the image's own where it stands for one. */
-  zOf({ x, y, index }) {
-    return index === null ? this.plane.toZ({ x, y }).z : Array.from(this.plane.muOf(index));
+  /** {z, index} of a spot: the code of the image that it stands for, if it does. */
+  zOf(spot) {
+    const index = spot.index ?? null;
+    if (index === null) return this.plane.toZ(spot);
+    const mu = this.plane.muOf(index);
+    return { z: mu && Array.from(mu), index };
   }
 
   showPins() {
     this.placeMarks();
-    const zs = this.pins.map((pin) => this.zOf(pin));
+    const zs = this.pins.map((pin) => this.zOf(pin).z);
     if (!this.header.decodes || zs.includes(null)) return;
     if (!zs.length) this.panel.showPins([]);
     else this.pictures.draw("pins", zs, (sources) => this.panel.showPins(sources.map((source, k) => ({ source, z: zs[k] }))));
@@ -883,6 +887,7 @@ class LatentMap {
   /** Crosshair, pins and sample lie above the canvases: to move them, nothing has to be drawn again. */
   placeMarks() {
     if (!this.view || !this.spot) return;
+    this.crosshair.setAttribute("display", this.header.decodes ? "inline" : "none");
     const to = (spot) => `translate(${this.toScreen(spot)})`;
     this.crosshair.setAttribute("transform", to(this.spot));
     this.pinMarks.forEach((mark, k) => {

@@ -42,18 +42,23 @@ class NearestIndex {
     return this.row(y) * this.nColumns + this.column(x);
   }
 
-  /** The k nearest points that `accept` takes, nearest first: [{index, square}], square being the squared distance. */
-  nearest(x, y, k = 1, accept = () => true) {
+  /**
+   * The k nearest points that `accept` takes, nearest first: [{index, square}], square being the squared distance.
+   * reach: where none is to be found within it, some or all may be left out, which saves a long search.
+   */
+  nearest(x, y, k = 1, accept = () => true, reach = Infinity) {
     const found = [];
     const [column, row] = [this.column(x), this.row(y)];
     const nRings = Math.max(column, this.nColumns - 1 - column, row, this.nRows - 1 - row);
     for (let ring = 0; ring <= nRings; ring++) {
       // What lies in rings further out is at least ring - 1 whole buckets away.
       const bound = Math.max(0, ring - 1) * this.side;
-      if (found.length === k && found[k - 1].square <= bound * bound) break;
+      if (bound > reach || (found.length === k && found[k - 1].square <= bound * bound)) break;
+      const left = column - ring, right = column + ring;
       for (let r = Math.max(0, row - ring); r <= Math.min(this.nRows - 1, row + ring); r++) {
-        const step = Math.abs(r - row) === ring ? 1 : 2 * ring; // inner rows: the ring's two ends alone
-        for (let c = column - ring; c <= column + ring; c += step || 1)
+        const isEdge = Math.abs(r - row) === ring; // of the other rows, the ring has its two ends alone
+        const step = isEdge ? 1 : right - left;
+        for (let c = isEdge ? Math.max(0, left) : left; c <= (isEdge ? Math.min(this.nColumns - 1, right) : right); c += step)
           if (c >= 0 && c < this.nColumns) this.visit(r * this.nColumns + c, x, y, k, accept, found);
       }
     }

@@ -3,6 +3,7 @@
 // Tile (level, i, j) covers x from i to i + 1 and y from j to j + 1, in units of its side, 2^-level of the data's.
 
 const ATLAS_SIDE = 1800; // device pixels; 60 × 60 tiles of 28 × 28 with their margins
+const SPARE_TIME = 8, IDLE_DELAY = 40; // milliseconds; see whenIdle
 const MARGIN = 1; // pixels around a tile that continue it, so that blurring mixes in nothing of another tile
 
 class TileLayer {
@@ -143,13 +144,15 @@ class IdleWork {
   }
 }
 
-/** Where a browser does not say when it is idle (Safari), 6 milliseconds now and then. */
+/** Idle is what the browser calls so; where it keeps silent (Safari, or a page that stands still), SPARE_TIME now and then. */
 function whenIdle(use) {
-  if (window.requestIdleCallback) return requestIdleCallback((deadline) => use(() => deadline.timeRemaining()));
-  return setTimeout(() => {
-    const end = performance.now() + 6;
-    use(() => end - performance.now());
-  }, 30);
+  const spare = () => {
+    const end = performance.now() + SPARE_TIME;
+    return () => end - performance.now();
+  };
+  if (!window.requestIdleCallback) return setTimeout(() => use(spare()), IDLE_DELAY);
+  const start = (deadline) => use(deadline.didTimeout ? spare() : () => deadline.timeRemaining());
+  return requestIdleCallback(start, { timeout: IDLE_DELAY });
 }
 
 function cancelIdle(handle) {
