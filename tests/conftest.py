@@ -1,11 +1,16 @@
-"""What the tests share: a checkpoints folder of their own, and a small model that a run has trained."""
+"""What the tests share: a checkpoints folder of their own, a small model that a run has trained, a browser."""
 
+import os
 import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from playwright.sync_api import Browser, Page
 
+from benchmarks.app_server import chromium, find_browser
+from tests.browser import WAIT
 from vae import ModelConfig, TrainConfig, runs
 
 SMALL_MODEL = ModelConfig((1, 8, 8), widths=(32,), latent_dim=2)
@@ -45,3 +50,43 @@ def _trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small(_trained: Path, checkpoints: Path) -> Path:
     """The folder of `small`, a finished run of SMALL_MODEL: this test's own copy, to be damaged as it likes."""
     return Path(shutil.copytree(_trained, checkpoints / "small"))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if find_browser() is None:
+        if os.environ.get("REQUIRE_BROWSER"):
+            pytest.fail("no Chromium or Chrome is installed, and REQUIRE_BROWSER is set")
+        pytest.skip("no Chromium or Chrome is installed")
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def new_page(browser: Browser) -> Iterator[Callable[..., Page]]:
+    """Opens the page of a fresh visitor. At the end, nothing may have gone wrong on it, nor come from elsewhere."""
+    contexts, problems, outside = [], [], []
+
+    def open_page(**options: object) -> Page:
+        context = browser.new_context(**{"viewport": {"width": 1300, "height": 1000}} | options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(WAIT)
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("request", lambda request: outside.append(request.url) if _is_outside(request.url) else None)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert problems == []
+    assert outside == []  # nothing is fetched from anywhere but this server
+
+
+@pytest.fixture
+def page(new_page: Callable[..., Page]) -> Page:
+    return new_page()
+
+
+def _is_outside(url: str) -> bool:
+    return not url.startswith(("http://localhost", "ws://localhost", "data:", "blob:", "about:"))

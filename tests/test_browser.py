@@ -2,29 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import io
-import os
-import time
-
 import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.app_server import app_server, chromium, find_browser
+from benchmarks.app_server import app_server
+from tests.browser import WAIT, picture_of, shown_z, wait_for_another_picture, wait_for_map
 from vae.checkpoint import SHIPPED_ROOT, load_model
-
-WAIT = 60_000  # milliseconds; a busy machine is slow, not wrong
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if find_browser() is None:
-        if os.environ.get("REQUIRE_BROWSER"):
-            pytest.fail("no Chromium or Chrome is installed, and REQUIRE_BROWSER is set")
-        pytest.skip("no Chromium or Chrome is installed")
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")
@@ -39,51 +23,6 @@ def environment(tmp_path_factory):
 def address(browser, environment):  # noqa: ARG001  (no server without a browser)
     with app_server(environment) as server:
         yield server.url
-
-
-@pytest.fixture
-def page(browser):
-    context = browser.new_context(viewport={"width": 1300, "height": 900})
-    page = context.new_page()
-    page.set_default_timeout(WAIT)
-    page.problems = []
-    page.outside = []
-    page.on("pageerror", lambda error: page.problems.append(str(error)))
-    page.on("request", lambda request: page.outside.append(request.url) if _is_outside(request.url) else None)
-    yield page
-    context.close()
-    assert page.problems == []
-    assert page.outside == []  # nothing is fetched from anywhere but this server
-
-
-def _is_outside(url: str) -> bool:
-    return not url.startswith(("http://localhost", "ws://localhost", "data:", "blob:"))
-
-
-def wait_for_map(page):
-    page.locator(".latent-map[data-painted]").wait_for()
-    return page.get_by_label("Latent map", exact=True)
-
-
-def decoded(page) -> np.ndarray:
-    """The picture that is shown, (H, W) in 0 to 255."""
-    source = page.get_by_alt_text("Decoded image").get_attribute("src")
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(source.split(",")[1]))).convert("L"))
-
-
-def wait_for_another_picture(page, before: np.ndarray) -> np.ndarray:
-    deadline = time.monotonic() + WAIT / 1000
-    while time.monotonic() < deadline:
-        now = decoded(page)
-        if now.shape != before.shape or (now != before).any():
-            return now
-        page.wait_for_timeout(50)
-    raise AssertionError("the picture did not change")
-
-
-def shown_z(page) -> list[float]:
-    text = page.get_by_text("z = (").inner_text()
-    return [float(part) for part in text.split("(")[1].split(")")[0].split(",")]
 
 
 @pytest.mark.parametrize(
@@ -104,7 +43,7 @@ def test_a_cold_deep_link_shows_its_page_and_the_whole_menu(browser, environment
 def test_home_is_a_living_map_that_leads_to_the_pages(page, address):
     page.goto(address)
     spot = wait_for_map(page)
-    before = decoded(page)
+    before = picture_of(page)
     box = spot.bounding_box()
     page.mouse.click(box["x"] + 0.3 * box["width"], box["y"] + 0.4 * box["height"])
     wait_for_another_picture(page, before)
@@ -115,7 +54,7 @@ def test_home_is_a_living_map_that_leads_to_the_pages(page, address):
 def test_a_click_on_an_empty_place_shows_what_the_model_decodes_there(page, address):
     page.goto(f"{address}/latent_map?model=mnist-2d")
     canvas = wait_for_map(page)
-    before, box = decoded(page), canvas.bounding_box()
+    before, box = picture_of(page), canvas.bounding_box()
     page.mouse.click(box["x"] + 20, box["y"] + 20)  # the corner: no point is near
     picture = wait_for_another_picture(page, before)
     z = shown_z(page)
@@ -132,7 +71,7 @@ def test_a_click_on_an_empty_place_shows_what_the_model_decodes_there(page, addr
 def test_the_picture_follows_the_pointer_and_comes_back_to_the_pinned_spot(page, address):
     page.goto(f"{address}/latent_map?model=mnist-16d")  # PCA, a convolutional decoder
     canvas = wait_for_map(page)
-    pinned, box = decoded(page), canvas.bounding_box()
+    pinned, box = picture_of(page), canvas.bounding_box()
     sent = []
     page.on("websocket", lambda socket: socket.on("framesent", sent.append))
     page.mouse.move(box["x"] + 0.2 * box["width"], box["y"] + 0.3 * box["height"])
@@ -140,7 +79,7 @@ def test_the_picture_follows_the_pointer_and_comes_back_to_the_pinned_spot(page,
     page.get_by_text("decoded under the pointer").wait_for()
     page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + box["height"] + 60)  # off the map
     page.get_by_text("decoded at the crosshair").wait_for()
-    assert (decoded(page) == pinned).all()
+    assert (picture_of(page) == pinned).all()
     assert sent == []
 
 
@@ -161,7 +100,7 @@ def test_the_browser_decodes_what_torch_decodes(page, address, model):
 def test_drag_pans_without_a_click_and_wheel_zooms_about_the_pointer(page, address):
     page.goto(f"{address}/latent_map?model=mnist-2d")
     canvas = wait_for_map(page)
-    before, box = decoded(page), canvas.bounding_box()
+    before, box = picture_of(page), canvas.bounding_box()
     x, y = box["x"] + 0.5 * box["width"], box["y"] + 0.5 * box["height"]
     page.mouse.move(x, y)
     page.mouse.down()
@@ -169,7 +108,7 @@ def test_drag_pans_without_a_click_and_wheel_zooms_about_the_pointer(page, addre
     page.mouse.up()
     page.mouse.move(box["x"] + 5, box["y"] + box["height"] + 60)  # off the map: the pinned spot shows again
     page.get_by_text("decoded at the crosshair").wait_for()
-    assert (decoded(page) == before).all()
+    assert (picture_of(page) == before).all()
     page.mouse.click(x, y)  # the origin has moved away from under the middle
     wait_for_another_picture(page, before)
     z_before = shown_z(page)
@@ -184,7 +123,7 @@ def test_drag_pans_without_a_click_and_wheel_zooms_about_the_pointer(page, addre
 def test_the_map_answers_the_keyboard(page, address):
     page.goto(f"{address}/latent_map?model=mnist-2d")
     canvas = wait_for_map(page)
-    before = decoded(page)
+    before = picture_of(page)
     canvas.focus()
     for _ in range(6):
         page.keyboard.press("ArrowRight")
@@ -198,7 +137,7 @@ def test_the_map_answers_the_keyboard(page, address):
 def test_a_refresh_keeps_the_spot_and_the_model(page, address):
     page.goto(f"{address}/latent_map?model=digits-2d")
     canvas = wait_for_map(page)
-    before, box = decoded(page), canvas.bounding_box()
+    before, box = picture_of(page), canvas.bounding_box()
     page.mouse.click(box["x"] + 80, box["y"] + 80)
     picture = wait_for_another_picture(page, before)
     page.reload()
@@ -211,7 +150,7 @@ def test_a_refresh_keeps_the_spot_and_the_model(page, address):
 def test_a_click_on_tsne_takes_the_nearest_image_and_says_so(page, address):
     page.goto(f"{address}/latent_map?model=mnist-16d&projection=t-SNE")
     canvas = wait_for_map(page)
-    before, box = decoded(page), canvas.bounding_box()
+    before, box = picture_of(page), canvas.bounding_box()
     page.mouse.click(box["x"] + 0.2 * box["width"], box["y"] + 0.5 * box["height"])
     wait_for_another_picture(page, before)
     page.locator("figcaption", has_text="the nearest encoded").wait_for()

@@ -1,0 +1,440 @@
+"""The map's scripts, a function at a time, in a real browser; each against an outside judge."""
+
+from __future__ import annotations
+
+import base64
+
+import numpy as np
+import pytest
+import scipy.spatial
+import scipy.stats
+import torch
+from sklearn.neighbors import KNeighborsClassifier
+
+from pages.ui.latent_map import _FOLDER, SCRIPTS
+from pages.ui.latent_map.decoder import pack_decoder, travels_as_half
+from vae import VAE, ModelConfig
+from vae.config import ACTIVATIONS
+from vae.latent import project_pca
+
+CHANCE = np.random.default_rng(0)
+
+
+@pytest.fixture
+def run(new_page):
+    """run(script, argument): the value of a JavaScript function that sees all of the map's scripts."""
+    page = new_page()
+    source = "\n".join((_FOLDER / name).read_text(encoding="utf-8") for name in SCRIPTS)
+    page.add_script_tag(content=source.replace("export default function", "function main"))
+    # What travels as base64 arrives as numbers.
+    page.add_script_tag(
+        content="const floats = (text) => new Float32Array(Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer);"
+    )
+    return page.evaluate
+
+
+def floats(numbers: np.ndarray | torch.Tensor) -> str:
+    return base64.b64encode(np.ascontiguousarray(np.asarray(numbers), "<f4").tobytes()).decode()
+
+
+def plane(mu: torch.Tensor, labels: np.ndarray, kind: str = "pca") -> dict:
+    """What makes a Plane in the browser; see MAKE_PLANE."""
+    projection = project_pca(mu)
+    return {
+        "points": floats(projection.points),
+        "mu": floats(mu),
+        "labels": labels.tolist(),
+        "header": {
+            "n": len(mu), "n_dims": mu.shape[1], "origin": projection.origin.tolist(),
+            "axes": projection.axes.tolist(), "kind": kind, "upward": True, "values": [],
+        },
+    }  # fmt: skip
+
+
+MAKE_PLANE = """
+const makePlane = ({ points, mu, labels, header, logvar }) => new Plane({
+  header, points: floats(points), mu: floats(mu), labels: Uint8Array.from(labels), logvar: logvar && floats(logvar) });
+"""
+
+
+# decoder.js
+
+
+@pytest.mark.parametrize("half", [False, True], ids=["float32", "float16"])
+@pytest.mark.parametrize("n_channels", [1, 3])
+@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("network", ["mlp", "conv"])
+def test_the_browser_decodes_what_torch_decodes(run, network, activation, likelihood, n_channels, half):
+    """Every decoder that vae/networks.py builds; weights as training leaves them, and as large."""
+    channels = (6, 9) if network == "conv" else ()
+    config = ModelConfig(
+        (n_channels, 12, 16), network, channels, (24, 17), 3, activation, likelihood
+    )  # neither square nor a power of 2
+    model = VAE(config).eval().requires_grad_(False)
+    model.init_weights(torch.full((n_channels, 12, 16), 0.3), torch.Generator().manual_seed(0))
+    for weight in model.parameters():
+        weight.add_(0.1 * torch.randn(weight.shape))
+    layers, weights = pack_decoder(model, half)
+    z = 2 * torch.randn(6, 3)
+    shown = run(
+        """([header, bits, half, zs]) => {
+          const bytes = Uint8Array.from(atob(bits), (c) => c.charCodeAt(0));
+          const numbers = half ? new Uint16Array(bytes.buffer) : new Float32Array(bytes.buffer);
+          const decoder = makeDecoder(header, toFloats(numbers));
+          return zs.map((z) => Array.from(decoder.decode(z)));
+        }""",
+        [
+            {"layers": layers, "image_shape": list(config.image_shape)},
+            base64.b64encode(weights.tobytes()).decode(),
+            half,
+            z.tolist(),
+        ],
+    )
+    error = np.abs(np.array(shown) - model.recon(z).flatten(1).numpy()).max()
+    assert error <= (5e-3 if half else 1e-5)
+
+
+def test_weights_travel_as_half_where_that_loses_nothing():
+    model = VAE(ModelConfig((1, 8, 8), widths=(16,))).requires_grad_(False)
+    assert not travels_as_half(model)
+    for weight in model.parameters():
+        weight.copy_(weight.half().float())
+    assert travels_as_half(model)
+    assert travels_as_half(VAE(ModelConfig((1, 28, 28), widths=(500,))))  # 394,284: many
+
+
+# payload.js
+
+
+def test_float16_is_numpys(run):
+    bits = np.arange(2**16, dtype=np.uint16)
+    shown = run("() => Array.from(toFloats(Uint16Array.from({ length: 65536 }, (_, i) => i)), String)")
+    np.testing.assert_array_equal(np.array(shown, dtype=float), bits.view(np.float16).astype(float))
+
+
+def test_a_server_is_asked_one_thing_at_a_time_and_of_each_purpose_the_latest(run):
+    log = run("""() => {
+      const sent = [], got = [];
+      const pictures = new RemotePictures((question) => sent.push(question));
+      pictures.draw("main", [[1]], (answer) => got.push(["first", answer]));
+      pictures.draw("main", [[2]], (answer) => got.push(["overtaken", answer]));
+      pictures.draw("pins", [[3], [4]], (answer) => got.push(["pins", answer]));
+      pictures.draw("main", [[5]], (answer) => got.push(["latest", answer]));
+      pictures.receive({ token: 99, pictures: ["of someone else"] });
+      pictures.receive({ token: 1, pictures: ["a"] });
+      pictures.receive({ token: 2, pictures: ["b", "c", "d"] });
+      return { sent, got };
+    }""")
+    assert log["sent"] == [{"token": 1, "z": [[1]]}, {"token": 2, "z": [[5], [3], [4]]}]
+    assert log["got"] == [["first", ["a"]], ["latest", ["b"]], ["pins", ["c", "d"]]]
+
+
+# nearest.js
+
+
+@pytest.mark.parametrize("k", [1, 5])
+def test_the_nearest_points_are_scipys(run, k):
+    points = np.concatenate([CHANCE.normal(size=(800, 2)), CHANCE.normal(size=(200, 2)) * 0.01 + 4])
+    points = points.astype(np.float32)
+    queries = np.concatenate([CHANCE.normal(size=(100, 2)) * 2, CHANCE.normal(size=(20, 2)) * 100])
+    shown = run(
+        """([points, queries, k]) => {
+          const index = new NearestIndex(floats(points), Uint32Array.from({ length: 1000 }, (_, i) => i));
+          return queries.map(([x, y]) => index.nearest(x, y, k).map(({ square }) => Math.sqrt(square)));
+        }""",
+        [floats(points), queries.tolist(), k],
+    )
+    expected, _ = scipy.spatial.cKDTree(points.astype(float)).query(queries, k=k)
+    np.testing.assert_allclose(np.array(shown), expected.reshape(-1, k), rtol=1e-5, atol=1e-7)
+
+
+def test_the_nearest_among_those_that_count(run):
+    points = CHANCE.normal(size=(300, 2)).astype(np.float32)
+    shown = run(
+        """(points) => {
+          const index = new NearestIndex(floats(points), Uint32Array.from({ length: 300 }, (_, i) => i));
+          return [[0, 0], [9, 9]].map(([x, y]) => index.nearest(x, y, 1, (i) => i % 7 === 3)[0].index);
+        }""",
+        floats(points),
+    )
+    counted = np.arange(3, 300, 7)
+    tree = scipy.spatial.cKDTree(points[counted])
+    assert shown == [int(counted[tree.query(spot)[1]]) for spot in ((0, 0), (9, 9))]
+
+
+@pytest.mark.parametrize("points", [[[1, 2]], [[1, 2], [1, 2]], [[0, 5], [3, 5], [9, 5]]], ids=["one", "same", "line"])
+def test_few_points_have_a_nearest_too(run, points):
+    shown = run(
+        "(points) => { const index = new NearestIndex(Float32Array.from(points.flat()), points.map((_, i) => i));"
+        " return index.nearest(8, 0)[0].square; }",
+        points,
+    )
+    assert shown == min((x - 8) ** 2 + y**2 for x, y in points)
+
+
+def test_no_point_is_nearest_to_none(run):
+    assert run("() => new NearestIndex(new Float32Array(0), []).nearest(0, 0).length") == 0
+
+
+# layers.js
+
+
+@pytest.mark.parametrize("n_dims", [2, 3, 8])
+def test_votes_are_scikit_learns(run, n_dims):
+    """By the z that a spot of the plane decodes, whatever the number of dimensions."""
+    mu = torch.randn(600, n_dims)
+    labels = CHANCE.integers(0, 4, 600) * (mu[:, 0] > 0).numpy() + 1
+    spots = CHANCE.normal(size=(40, 2)) * 0.7
+    shown = run(
+        "([data, spots]) => {"
+        + MAKE_PLANE
+        + "const voter = new Voter(makePlane(data)); return spots.map(([x, y]) => voter.vote({ x, y })); }",
+        [plane(mu, labels), spots.tolist()],
+    )
+    projection = project_pca(mu)
+    z = (projection.origin + torch.tensor(spots).float() @ projection.axes).numpy()
+    judge = KNeighborsClassifier(15).fit(mu.numpy(), labels)
+    shares = judge.predict_proba(z)
+    np.testing.assert_allclose([vote["share"] for vote in shown], shares.max(1), atol=1e-6)
+    is_clear = np.sort(shares, 1)[:, -1] > np.sort(shares, 1)[:, -2]
+    assert [vote["label"] for vote, clear in zip(shown, is_clear, strict=True) if clear] == judge.predict(z)[
+        is_clear
+    ].tolist()
+
+
+def test_far_from_all_codes_no_class_is_claimed(run):
+    shown = run(
+        "(data) => {" + MAKE_PLANE + "const voter = new Voter(makePlane(data));"
+        "return [voter.vote({ x: 0, y: 0 }).trust, voter.vote({ x: 1000, y: 0 }).trust]; }",
+        plane(torch.randn(300, 2), np.zeros(300, int)),
+    )
+    assert shown == [1, 0]
+
+
+def test_density_bands_hold_what_they_say_and_end_at_the_priors_circles(run):
+    """Codes drawn from the prior itself: each band must end at about its circle."""
+    mu = torch.randn(20_000, 2)
+    data = plane(mu, np.zeros(len(mu), int))
+    data["points"], data["header"]["axes"] = floats(mu), torch.eye(2).tolist()
+    shown = run(
+        "(data) => {" + MAKE_PLANE + "const plane = makePlane(data); const layer = new DensityLayer(plane);"
+        """
+          const at = (x, y) => layer.density[layer.cellOf(x, y)] ?? 0;
+          const total = layer.density.reduce((sum, value) => sum + value, 0);
+          const shares = layer.limits.map((limit) => {
+            let n = 0;
+            for (let i = 0; i < 20000; i++) n += at(plane.points[2 * i], plane.points[2 * i + 1]) >= limit;
+            return n / 20000;
+          });
+          // Where a ray from the middle leaves each band, over all directions.
+          const radii = layer.limits.map((limit) => {
+            let sum = 0;
+            for (let a = 0; a < 360; a++) {
+              let r = 0;
+              while (r < 6 && at(r * Math.cos(a), r * Math.sin(a)) >= limit) r += 0.01;
+              sum += r / 360;
+            }
+            return sum;
+          });
+          return { total, shares, radii };
+        }""",
+        data,
+    )
+    judge = scipy.stats.chi2(2).cdf([1, 4, 9])
+    np.testing.assert_allclose(shown["shares"], judge, atol=0.01)
+    np.testing.assert_allclose(shown["radii"], [1, 2, 3], atol=0.15)
+    assert shown["total"] == pytest.approx(20_000, rel=0.02)  # blurring loses nothing
+
+
+# posterior.js
+
+
+def posterior_data(n_dims: int) -> dict:
+    mu, logvar = torch.randn(50, n_dims), torch.randn(50, n_dims)
+    return plane(mu, np.zeros(50, int)) | {"logvar": floats(logvar)}, mu, logvar
+
+
+@pytest.mark.parametrize("n_dims", [2, 5])
+def test_the_ellipse_is_numpys_eigenvectors(run, n_dims):
+    data, mu, logvar = posterior_data(n_dims)
+    shown = run(
+        "(data) => {" + MAKE_PLANE + "return new Posterior(makePlane(data), 7).ellipse(); }",
+        data,
+    )
+    axes = project_pca(mu).axes.numpy().astype(float)
+    covariance = axes @ np.diag(np.exp(logvar[7].numpy())) @ axes.T
+    squares, directions = np.linalg.eigh(covariance)
+    assert [shown["short"], shown["long"]] == pytest.approx(np.sqrt(squares), rel=1e-4)
+    direction = [np.cos(shown["angle"]), np.sin(shown["angle"])]
+    assert abs(np.dot(direction, directions[:, 1])) == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize("n_dims", [2, 5])
+def test_dragging_epsilon_is_the_smallest_change_that_leads_there(run, n_dims):
+    data, mu, logvar = posterior_data(n_dims)
+    shown = run(
+        "(data) => {"
+        + MAKE_PLANE
+        + "const posterior = new Posterior(makePlane(data), 7); const before = posterior.eps;"
+        "posterior.moveTo({ x: 0.3, y: -1.2 });"
+        "const [z, spot] = [posterior.z(), posterior.spot()];"
+        "return { before: Array.from(before), eps: Array.from(posterior.eps), z, spot }; }",
+        data,
+    )
+    assert [shown["spot"]["x"], shown["spot"]["y"]] == pytest.approx([0.3, -1.2], abs=1e-5)
+    sigma = np.exp(0.5 * logvar[7].numpy().astype(float))
+    np.testing.assert_allclose(shown["z"], mu[7].numpy() + sigma * np.array(shown["eps"]), atol=1e-5)
+    # Judge: the least-squares solution of (axes · sigma) change = step is the one of smallest norm.
+    projection = project_pca(mu)
+    mixing = projection.axes.numpy().astype(float) * sigma
+    step = np.array([0.3, -1.2]) - projection.points[7].numpy() - mixing @ np.array(shown["before"])
+    expected = np.linalg.lstsq(mixing, step, rcond=None)[0]
+    np.testing.assert_allclose(np.array(shown["eps"]) - np.array(shown["before"]), expected, atol=1e-4)
+
+
+def test_epsilon_is_standard_normal_and_the_same_for_the_same_seed(run):
+    draws, again, other = run(
+        "() => [normals(20000, 3), normals(20000, 3), normals(20000, 4)].map((x) => Array.from(x))"
+    )
+    assert draws == again
+    assert draws != other
+    assert scipy.stats.kstest(draws, "norm").pvalue > 0.01
+    assert abs(np.corrcoef(draws[:-1], draws[1:])[0, 1]) < 0.03
+
+
+# tiles.js
+
+
+def test_tiles_cover_the_view_and_refine_with_the_zoom(run):
+    shown = run("""() => {
+      const layer = new TileLayer({ width: 4, height: 4, cell: 40, render: () => new Uint8ClampedArray(4 * 36) });
+      return [50, 100, 400].map((scale) => {
+        const view = { x: 0.3, y: -0.2, scale };
+        const level = layer.levelFor(view), side = 2 ** -level;
+        const tiles = layer.tilesInView(view, 600, 400, level);
+        const left = Math.min(...tiles.map((t) => t.i * side)), right = Math.max(...tiles.map((t) => (t.i + 1) * side));
+        return { level, pixels: side * scale, left: (left - 0.3) * scale, right: (right - 0.3) * scale };
+      });
+    }""")
+    for tiles in shown:
+        assert 40 / 2**0.5 <= tiles["pixels"] <= 40 * 2**0.5
+        assert tiles["left"] <= -300
+        assert tiles["right"] >= 300
+    assert [tiles["level"] for tiles in shown] == [0, 1, 3]
+
+
+def test_a_missing_tile_shows_its_part_of_a_coarser_one(run):
+    """The coarse tile is red on its left and blue on its right: a fine one on its right is blue until it is made."""
+    pixel = run("""() => {
+      const render = (x, y, side) => {
+        const bytes = new Uint8ClampedArray(4 * 36);
+        for (let k = 0; k < 36; k++) bytes.set(side === 1 ? [0, 255, 0, 255] : k % 6 < 3 ? [255, 0, 0, 255] : [0, 0, 255, 255], 4 * k);
+        return bytes;
+      };
+      const layer = new TileLayer({ width: 4, height: 4, cell: 40, render });
+      const canvas = Object.assign(document.createElement("canvas"), { width: 200, height: 200 });
+      const context = canvas.getContext("2d"), view = { x: 1.5, y: 1.5, scale: 40 };
+      layer.makeOne({ level: -2, i: 0, j: 0 });
+      const look = () => {
+        context.clearRect(0, 0, 200, 200);
+        layer.draw(context, view, 200, 200);
+        return [[0.5, 1.5], [2.5, 1.5]].map(([x, y]) => Array.from(context.getImageData(100 + (x - 1.5) * 40, 100 - (y - 1.5) * 40, 1, 1).data));
+      };
+      const coarse = look();
+      layer.makeOne({ level: 0, i: 2, j: 1 });
+      return [...coarse, look()[1]];
+    }""")
+    assert pixel == [[255, 0, 0, 255], [0, 0, 255, 255], [0, 255, 0, 255]]
+
+
+def test_the_longest_unused_tile_makes_room(run):
+    shown = run("""() => {
+      const layer = new TileLayer({ width: 898, height: 898, cell: 40, render: () => new Uint8ClampedArray(4 * 900 * 900) });
+      for (let i = 0; i < 4; i++) layer.makeOne({ level: 0, i, j: 0 });
+      const context = document.createElement("canvas").getContext("2d");
+      layer.drawTile(context, { x: 0, y: 0, scale: 40 }, 10, 10, { level: 0, i: 0, j: 0 }, { level: 0, i: 0, j: 0 }); // used
+      layer.makeOne({ level: 0, i: 9, j: 0 });
+      return [layer.capacity, [...layer.slots.keys()], new Set(layer.slots.values()).size];
+    }""")
+    assert shown == [4, ["0 2 0", "0 3 0", "0 0 0", "0 9 0"], 4]
+
+
+# link.js
+
+
+def test_a_link_comes_back(run):
+    state = {
+        "view": {"x": -0.25, "y": 1.5, "width": 4.125},
+        "pins": [{"x": 1, "y": -2}, {"x": 0.5, "y": 0}],
+        "layers": ["points", "regions"],
+        "colour": "kl",
+        "hidden": [3, 7],
+    }
+    search, back = run(
+        "(state) => { const link = linkWith('?model=mine&a=b', state); return [link, readLink(link)]; }", state
+    )
+    assert search.startswith("model=mine&a=b&view=-0.25,1.5,4.125&pins=1,-2;0.5,0&")
+    assert back == state
+
+
+def test_a_link_without_a_place_has_no_fields_for_it(run):
+    nothing = {"view": None, "pins": [], "layers": None, "colour": "", "hidden": []}
+    assert run("(state) => linkWith('?model=mine&view=1,2,3&pins=1,1', state)", nothing) == "model=mine"
+
+
+@pytest.mark.parametrize("link", ["?view=here", "?view=1,2,-3", "?view=1,2", "?pins=1;2", "?pins=a,b", "?view=1,NaN,2"])
+def test_a_link_that_can_not_be_read_is_refused(run, link):
+    assert (
+        run("(link) => { try { readLink(link); return 'read'; } catch (e) { return e.name; } }", link) == "RangeError"
+    )
+
+
+# points.js, controls.js
+
+
+def test_numbers_become_colours_between_their_percentiles(run):
+    values = CHANCE.normal(size=2000)
+    shown = run(
+        "(values) => { const scale = new ColourScale(floats(values), [[0, 0, 0], [100, 0, 0], [200, 0, 0]]);"
+        "return [scale.low, scale.high, scale.colour(-99), scale.colour((scale.low + scale.high) / 2), scale.colour(99),"
+        "scale.colour(NaN)]; }",
+        floats(values),
+    )
+    assert shown[:2] == pytest.approx(np.percentile(values, [1, 99]), abs=0.05)
+    assert shown[2:] == [[0, 0, 0], [100, 0, 0], [200, 0, 0], [128, 128, 128]]
+
+
+@pytest.mark.parametrize("ratio", [1, 2])
+def test_both_painters_draw_the_same_points(run, ratio):
+    """WebGL2 and plain pixels: the same places, sizes and colours, but for the discs' soft edges."""
+    shown = run(
+        """async (ratio) => {
+          const places = Float32Array.from([0, 0, 0.5, 0.25, -0.7, -0.4, 0.2, -0.3]);
+          const colours = Uint8Array.from([255, 0, 0, 255, 0, 255, 0, 255, 0, 0, 255, 255, 9, 9, 9, 0]);
+          const look = (painter) => {
+            painter.setPlaces(places);
+            painter.setColours(colours);
+            painter.draw({ x: 0, y: 0, scale: 50 }, 120, 80, ratio, 6, 1);
+            const copy = Object.assign(document.createElement("canvas"), { width: 120 * ratio, height: 80 * ratio });
+            const context = copy.getContext("2d");
+            context.drawImage(painter.canvas, 0, 0);
+            return Array.from(context.getImageData(0, 0, copy.width, copy.height).data);
+          };
+          const card = makePainter(() => {}, () => {});
+          return [card instanceof CardPainter, look(card), look(new PixelPainter())];
+        }""",
+        ratio,
+    )
+    assert shown[0]
+    card, pixels = (np.array(image, float).reshape(80 * ratio, 120 * ratio, 4) for image in shown[1:])
+    for image in (card, pixels):
+        ink = image[:, :, :3] * image[:, :, 3:] / 255
+        for channel, (x, y) in enumerate([(60, 40), (85, 27.5), (25, 60)]):
+            rows, columns = np.nonzero(ink[:, :, channel] > 128)
+            assert columns.mean() / ratio == pytest.approx(x, abs=1)
+            assert rows.mean() / ratio == pytest.approx(y, abs=1)
+            assert len(rows) == pytest.approx(np.pi * (6 * ratio) ** 2, rel=0.2)
+        assert len(np.nonzero(ink.sum(2) > 128)[0]) == pytest.approx(
+            3 * np.pi * (6 * ratio) ** 2, rel=0.2
+        )  # the fourth hides
