@@ -329,7 +329,10 @@ def test_a_missing_tile_shows_its_part_of_a_coarser_one(run):
     pixel = run("""() => {
       const render = (x, y, side) => {
         const bytes = new Uint8ClampedArray(4 * 36);
-        for (let k = 0; k < 36; k++) bytes.set(side === 1 ? [0, 255, 0, 255] : k % 6 < 3 ? [255, 0, 0, 255] : [0, 0, 255, 255], 4 * k);
+        for (let k = 0; k < 36; k++) {
+          const colour = side === 1 ? [0, 255, 0] : k % 6 < 3 ? [255, 0, 0] : [0, 0, 255];
+          bytes.set([...colour, 255], 4 * k);
+        }
         return bytes;
       };
       const layer = new TileLayer({ width: 4, height: 4, cell: 40, render });
@@ -339,7 +342,7 @@ def test_a_missing_tile_shows_its_part_of_a_coarser_one(run):
       const look = () => {
         context.clearRect(0, 0, 200, 200);
         layer.draw(context, view, 200, 200);
-        return [[0.5, 1.5], [2.5, 1.5]].map(([x, y]) => Array.from(context.getImageData(100 + (x - 1.5) * 40, 100 - (y - 1.5) * 40, 1, 1).data));
+        return [60, 140].map((px) => Array.from(context.getImageData(px, 100, 1, 1).data)); // at x = 0.5 and 2.5
       };
       const coarse = look();
       layer.makeOne({ level: 0, i: 2, j: 1 });
@@ -350,10 +353,12 @@ def test_a_missing_tile_shows_its_part_of_a_coarser_one(run):
 
 def test_the_longest_unused_tile_makes_room(run):
     shown = run("""() => {
-      const layer = new TileLayer({ width: 898, height: 898, cell: 40, render: () => new Uint8ClampedArray(4 * 900 * 900) });
+      const render = () => new Uint8ClampedArray(4 * 900 * 900);
+      const layer = new TileLayer({ width: 898, height: 898, cell: 40, render });
       for (let i = 0; i < 4; i++) layer.makeOne({ level: 0, i, j: 0 });
       const context = document.createElement("canvas").getContext("2d");
-      layer.drawTile(context, { x: 0, y: 0, scale: 40 }, 10, 10, { level: 0, i: 0, j: 0 }, { level: 0, i: 0, j: 0 }); // used
+      const used = { level: 0, i: 0, j: 0 };
+      layer.drawTile(context, { x: 0, y: 0, scale: 40 }, 10, 10, used, used);
       layer.makeOne({ level: 0, i: 9, j: 0 });
       return [layer.capacity, [...layer.slots.keys()], new Set(layer.slots.values()).size];
     }""")
@@ -397,8 +402,8 @@ def test_numbers_become_colours_between_their_percentiles(run):
     values = CHANCE.normal(size=2000)
     shown = run(
         "(values) => { const scale = new ColourScale(floats(values), [[0, 0, 0], [100, 0, 0], [200, 0, 0]]);"
-        "return [scale.low, scale.high, scale.colour(-99), scale.colour((scale.low + scale.high) / 2), scale.colour(99),"
-        "scale.colour(NaN)]; }",
+        "const { low, high } = scale;"
+        "return [low, high, ...[-99, (low + high) / 2, 99, NaN].map((value) => scale.colour(value))]; }",
         floats(values),
     )
     assert shown[:2] == pytest.approx(np.percentile(values, [1, 99]), abs=0.05)

@@ -320,7 +320,7 @@ class LatentMap {
   // View: data -> CSS pixels by x' = width / 2 + (x - view.x) * view.scale, y upwards
 
   resize() {
-    const { width, height } = this.stage.getBoundingClientRect();
+    const { clientWidth: width, clientHeight: height } = this.stage; // without its border
     if (!width || !height) return;
     const span = this.asked && this.view && this.width / this.view.scale;
     Object.assign(this, { width, height, ratio: window.devicePixelRatio || 1 });
