@@ -30,11 +30,12 @@ from vae.checkpoint import (
     read_history,
     read_metrics,
     save_config,
+    save_latents,
     save_results,
     write_atomically,
 )
 from vae.latent import Latents, encode_images
-from vae.objectives import kl_per_dim
+from vae.objectives import kl_per_dim, recon_loss
 from vae.train import held_out_terms
 
 
@@ -60,7 +61,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 def results() -> tuple[VAE, Latents, Metrics]:
     model = VAE(SMALL_MODEL)
     model.init_weights(torch.full((1, 8, 8), 0.3), torch.Generator().manual_seed(0))
-    latents = Latents(torch.randn(20, 2), torch.randn(20, 2), torch.randint(10, (20,)), torch.randn(20, 2))
+    embeddings = {"tsne": torch.randn(20, 2), "umap": torch.randn(20, 2)}
+    values = {"recon_loss": torch.rand(20), "of my own": torch.rand(20)}
+    latents = Latents(torch.randn(20, 2), torch.randn(20, 2), torch.randint(10, (20,)), embeddings, values)
     return model, latents, Metrics(20, -24.5, 20.25, 4.25, 2.0, 1.5)
 
 
@@ -79,9 +82,29 @@ def test_a_checkpoint_comes_back(tmp_path, results, half):
     tolerance = {"rtol": 2**-11, "atol": 1e-7} if half else {"rtol": 0, "atol": 0}
     for name, value in model.state_dict().items():
         torch.testing.assert_close(loaded.state_dict()[name], value, **tolerance)
-    for name in ("mu", "logvar", "tsne"):
+    for name in ("mu", "logvar", "embeddings"):
         torch.testing.assert_close(getattr(loaded_latents, name), getattr(latents, name), **tolerance)
+    torch.testing.assert_close(loaded_latents.values, latents.values, rtol=0, atol=0)  # in full either way
     assert torch.equal(loaded_latents.labels, latents.labels)
+
+
+def test_codes_without_labels_and_some_that_are_no_numbers_open(small):
+    edit_tensors(CODES, lambda tensors: tensors.pop("labels"))(small)
+    edit_tensors(CODES, lambda tensors: tensors["mu"][7].fill_(torch.nan))(small)
+    latents = load_latents(small)
+    assert not latents.has_labels
+    assert latents.labels.tolist() == [0] * 300
+    assert torch.nonzero(~latents.finite).flatten().tolist() == [7]
+    save_latents(small, latents, half=False)
+    assert not load_latents(small).has_labels
+
+
+def test_what_a_run_keeps_of_each_image(small):
+    """Judge: the objective itself, at z = mu."""
+    latents, model = load_latents(small), load_model(small)
+    x = data.to_float(data.load("digits", "held_out").images)
+    expected = recon_loss(model.decode(latents.mu), x, model.config)
+    torch.testing.assert_close(latents.values["recon_loss"], expected, rtol=1e-4, atol=1e-3)
 
 
 def test_half_precision_is_half_the_size(tmp_path, results):

@@ -23,7 +23,7 @@ import torchvision.datasets
 
 from vae import data
 from vae.config import ConfigError
-from vae.data import DATASETS, SHAPE_FACTORS, DataError, is_present, load, shape_factors, to_float
+from vae.data import DATASETS, SHAPE_FACTORS, DataError, is_present, known_factors, load, shape_factors, to_float
 
 
 def as_bytes(images: torch.Tensor) -> list[bytes]:
@@ -437,3 +437,16 @@ def test_the_real_mnist():
     images = to_float(load("mnist", "train").images).double()
     assert images.mean().item() == pytest.approx(0.1307, abs=1e-4)
     assert images.std().item() == pytest.approx(0.3081, abs=1e-4)
+
+
+def test_the_known_factors_are_shapes_own_and_belong_to_its_images():
+    assert known_factors("digits", "train") == {}
+    factors, images = known_factors("shapes", "held_out"), load("shapes", "held_out").images
+    assert list(factors) == ["scale", "orientation", "x", "y"]
+    assert all(column.shape == (len(images),) for column in factors.values())
+    # Judge: the ink's centre of gravity moves right with x and down with y, and its amount grows with the scale.
+    ink = images.float().flatten(2).squeeze(1)
+    columns, rows = torch.arange(28).repeat(28), torch.arange(28).repeat_interleave(28)
+    for name, measured in {"x": ink @ columns.float() / ink.sum(1), "y": ink @ rows.float() / ink.sum(1)}.items():
+        assert torch.corrcoef(torch.stack([factors[name], measured]))[0, 1] > 0.99
+    assert torch.corrcoef(torch.stack([factors["scale"], ink.sum(1)]))[0, 1] > 0.6

@@ -1,26 +1,35 @@
 """Latent space: encoding, planes and the way back from them, and ways through it, against SciPy and scikit-learn."""
 
+import sys
+import types
+
 import numpy as np
 import pytest
 import scipy.spatial
 import scipy.stats
 import torch
 from sklearn.decomposition import PCA
-from sklearn.manifold import TSNE, trustworthiness
+from sklearn.manifold import TSNE
+from sklearn.manifold import trustworthiness as sklearn_trustworthiness
 
 from vae import VAE, ModelConfig
 from vae.latent import (
     N_TSNE_STEPS,
+    compute_embedding,
     compute_tsne,
     encode_images,
+    image_recon_loss,
+    inside,
     lerp,
     nearest_codes,
     project_axes,
+    project_dims,
     project_embedding,
     project_pca,
     sample_posterior,
     sample_prior,
     slerp,
+    trustworthiness,
 )
 
 T = torch.linspace(0, 1, 9)
@@ -136,13 +145,13 @@ def test_tsne_keeps_neighbours():
     mu = clusters()
     points = compute_tsne(mu)
     assert points.shape == (len(mu), 2)
-    assert trustworthiness(mu.numpy(), points.numpy(), n_neighbors=5) > 0.9
+    assert sklearn_trustworthiness(mu.numpy(), points.numpy(), n_neighbors=5) > 0.9
 
 
 def test_tsne_keeps_neighbours_as_well_as_scikit_learns():
     mu = clusters(600, 8)
     judged = [compute_tsne(mu).numpy(), TSNE(random_state=0).fit_transform(mu.numpy())]
-    ours, theirs = (trustworthiness(mu.numpy(), points, n_neighbors=5) for points in judged)
+    ours, theirs = (sklearn_trustworthiness(mu.numpy(), points, n_neighbors=5) for points in judged)
     assert ours > theirs - 0.01
 
 
@@ -203,6 +212,131 @@ def test_a_spot_of_a_tsne_stands_for_the_image_nearest_to_it():
         z, index = projection.to_z(x, y)
         assert index == tree.query([x, y])[1]
         assert torch.equal(z, mu[index])
+
+
+# What a plane keeps, and parts of it
+
+
+def test_trustworthiness_is_scikit_learns():
+    mu = codes(400, 6)
+    for points in (project_pca(mu).points, codes(400, 2, seed=1), mu[:, :2]):
+        expected = sklearn_trustworthiness(mu.numpy(), points.numpy(), n_neighbors=5)
+        assert trustworthiness(mu, points) == pytest.approx(expected, abs=1e-5)  # a near tie is one rank
+
+
+def test_trustworthiness_of_some_stands_for_all():
+    mu = codes(2500, 6)
+    points = project_pca(mu).points
+    assert trustworthiness(mu, points, n_queries=500) == pytest.approx(
+        sklearn_trustworthiness(mu.numpy(), points.numpy()), abs=0.01
+    )
+
+
+def test_trustworthiness_of_the_codes_themselves_is_one():
+    mu = codes(100, 2)
+    assert trustworthiness(mu, mu) == 1
+    mu[3] = torch.nan
+    assert trustworthiness(mu, mu) == 1  # what is no number does not count
+    assert np.isnan(trustworthiness(mu[:8], mu[:8]))  # too few to tell
+
+
+def test_inside_a_convex_outline_is_scipys():
+    points = codes(500, 2)
+    corners = torch.tensor([[-1.0, -1.0], [2.0, -0.5], [2.5, 2.0], [0.0, 3.0]])
+    judge = scipy.spatial.Delaunay(corners.numpy()).find_simplex(points.numpy()) >= 0
+    assert inside(points, corners).tolist() == judge.tolist()
+    assert inside(points, corners.flip(0)).tolist() == judge.tolist()  # drawn the other way round
+    assert 50 < judge.sum() < 450
+
+
+def test_inside_an_outline_with_a_notch_and_of_no_area():
+    notched = torch.tensor([[0.0, 0.0], [4.0, 0.0], [4.0, 4.0], [2.0, 1.0], [0.0, 4.0]])
+    points = torch.tensor([[2.0, 0.5], [2.0, 2.0], [0.5, 2.0], [3.8, 3.0], [5.0, 1.0], [float("nan"), 1.0]])
+    assert inside(points, notched).tolist() == [True, False, True, True, False, False]
+    assert not inside(points, torch.tensor([[0.0, 0.0], [1.0, 1.0]])).any()
+
+
+def test_two_of_many_dimensions_and_back():
+    mu, hold = codes(50, 5), codes(1, 5, seed=2)[0]
+    projection = project_dims(mu, (3, 1), hold)
+    assert torch.equal(projection.points, mu[:, [3, 1]])
+    z, index = projection.to_z(0.5, -2.0)
+    assert index is None
+    assert z.tolist() == pytest.approx([float(hold[0]), -2.0, float(hold[2]), 0.5, float(hold[4])])
+
+
+@pytest.mark.parametrize("dims", [(1, 1), (0, 5), (-1, 2)])
+def test_dimensions_that_make_no_plane(dims):
+    with pytest.raises(ValueError, match="two different ones from 0 to 4"):
+        project_dims(codes(50, 5), dims, torch.zeros(5))
+
+
+def test_codes_that_are_no_numbers_disturb_no_other():
+    mu = codes(120, 4)
+    odd = mu.clone()
+    odd[7], odd[9, 2] = torch.nan, torch.inf
+    good = torch.ones(120, dtype=torch.bool).index_fill(0, torch.tensor([7, 9]), False)
+    projection = project_pca(odd)
+    torch.testing.assert_close(projection.points[good], project_pca(mu[good]).points)
+    assert not projection.points[~good].isfinite().all(1).any()
+    assert nearest_codes(odd, mu[7], 118)[0].sort().values.tolist() == torch.nonzero(good).flatten().tolist()
+    points = compute_embedding("tsne", odd)
+    assert torch.equal(points[good], compute_tsne(mu[good]))
+    assert points[~good].isnan().all()
+    _, index = project_embedding("tsne", odd, points).to_z(0.0, 0.0)
+    assert good[index]
+
+
+def test_pca_of_one_code():
+    projection = project_pca(torch.tensor([[1.0, 2.0, 3.0]]))
+    assert projection.points.tolist() == [[0.0, 0.0]]
+    torch.testing.assert_close(projection.axes @ projection.axes.T, torch.eye(2))
+
+
+@pytest.fixture
+def umap_stand_in(monkeypatch):
+    """umap-learn is optional, and heavy: what is asked of it is written down, and the first two columns answered."""
+    asked = {}
+
+    class UMAP:
+        def __init__(self, **settings):
+            asked.update(settings)
+
+        def fit_transform(self, x):
+            return x[:, :2].astype(float)
+
+    monkeypatch.setitem(sys.modules, "umap", types.SimpleNamespace(UMAP=UMAP))
+    return asked
+
+
+def test_umap_where_it_is_installed(umap_stand_in):
+    mu = codes(60, 4)
+    mu[5] = torch.nan
+    points = compute_embedding("umap", mu)
+    assert points.dtype == torch.float32
+    assert points[5].isnan().all()
+    assert torch.equal(points[6:], mu[6:, :2])
+    assert umap_stand_in == {"n_neighbors": 15, "random_state": 0, "n_jobs": 1}
+
+
+def test_umap_where_it_is_not_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "umap", None)
+    with pytest.raises(ValueError, match="pip install umap-learn"):
+        compute_embedding("umap", codes(60, 4))
+
+
+@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
+def test_the_reconstruction_error_of_each_image_is_torch_distributions(likelihood):
+    config = ModelConfig((1, 8, 8), widths=(16,), latent_dim=3, likelihood=likelihood, sigma=0.3)
+    model = VAE(config).eval()
+    images, mu = torch.randint(256, (25, 1, 8, 8), dtype=torch.uint8), torch.randn(25, 3)
+    logits = model.decode(mu)
+    if likelihood == "bernoulli":
+        p = torch.distributions.Bernoulli(logits=logits, validate_args=False)
+    else:
+        p = torch.distributions.Normal(logits.sigmoid(), 0.3)
+    expected = -p.log_prob(images / 255).flatten(1).sum(1)
+    torch.testing.assert_close(image_recon_loss(model, images, mu, batch_size=10), expected, atol=1e-3, rtol=1e-5)
 
 
 # Ways

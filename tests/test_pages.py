@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from pages.ui.latent_map import _read_question, _read_selection, _read_spot, map_payload
 from vae import runs
 from vae.checkpoint import SHIPPED_ROOT, load_latents, load_model
 from vae.config import ModelConfig, TrainConfig
@@ -34,6 +35,11 @@ def texts(app: AppTest) -> str:
     return "\n".join(element.value for element in elements)
 
 
+def map_header(app: AppTest) -> dict:
+    payload = app.get("bidi_component")[0].proto.bytes
+    return json.loads(payload[4 : 4 + int.from_bytes(payload[:4], "little")])
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_a_page_runs_without_data_and_without_complaint(page):
     app = open_page(page)
@@ -53,8 +59,7 @@ def test_a_page_runs_alone(page):
 def test_the_map_sends_each_held_out_image_once():
     app = open_page("latent_map")
     payload = app.get("bidi_component")[0].proto.bytes
-    head = int.from_bytes(payload[:4], "little")
-    header = json.loads(payload[4 : 4 + head])
+    head, header = int.from_bytes(payload[:4], "little"), map_header(app)
     assert header["n"] == 10_000
     lengths = {name: length for name, _, length in header["blocks"]}
     n_weights = sum(weight.numel() for weight in load_model(SHIPPED_ROOT / "mnist-2d").decoder.parameters())
@@ -74,8 +79,75 @@ def test_a_decoder_too_large_for_the_browser_decodes_on_the_server():
     app = open_page("latent_map")
     app.selectbox(key="model").select("large").run()
     assert not app.exception
-    pictures = [html.proto.body for html in app.get("html") if 'alt="Decoded image"' in html.proto.body]
-    assert len(pictures) == 1
+    header = map_header(app)
+    assert header["layers"] is None  # no decoder travels
+    assert header["decodes"]  # the server does: see test_map.py
+
+
+def test_a_payload_beyond_the_limit_is_thinned_and_says_so(monkeypatch):
+    monkeypatch.setattr("pages.ui.latent_map.MAX_PAYLOAD_BYTES", 100_000)
+    map_payload.clear()
+    header = map_header(open_page("latent_map"))
+    map_payload.clear()
+    assert header["stride"] == 3
+    assert header["n"] == 3334
+    assert header["notices"] == ["One in 3 of 10,000 images is drawn: all of them would be too much for the browser."]
+
+
+def test_home_has_the_map_alone_and_the_map_page_its_tools():
+    assert not map_header(open_page("home"))["tools"]
+    assert map_header(open_page("latent_map"))["tools"]
+
+
+def test_two_dimensions_and_what_the_others_are_held_at():
+    app = open_page("latent_map")
+    app.selectbox(key="model").select("mnist-16d").run()
+    app.selectbox(key="projection").select("dims").run()
+    app.selectbox(key="Across").select(4).run()
+    header = map_header(app)
+    assert [row.index(1.0) for row in header["axes"]] == [4, 1]
+    assert header["axis_names"] == ["z₅", "z₂"]
+    assert set(header["origin"]) == {0.0}
+    app.selectbox(key="hold").select("image").run()
+    app.number_input(key="held image mnist-16d").set_value(12).run()
+    mu = load_latents(SHIPPED_ROOT / "mnist-16d").mu[12].tolist()
+    origin = map_header(app)["origin"]
+    assert origin[4] == origin[1] == 0
+    assert origin[:1] + origin[2:4] + origin[5:] == pytest.approx(mu[:1] + mu[2:4] + mu[5:])
+    assert "held-out image 12" in texts(app)
+    app.selectbox(key="Up").select(4).run()
+    assert "same dimension" in texts(app)
+    assert not app.exception
+
+
+def test_umap_is_offered_where_it_is_installed(monkeypatch):
+    monkeypatch.setattr("pages.ui.projections.find_spec", lambda _: object())
+    app = open_page("latent_map")
+    app.selectbox(key="model").select("mnist-16d").run()
+    assert app.selectbox(key="projection").options[-1] == "UMAP"
+    app.selectbox(key="projection").select("umap").run()
+    assert "This model has no UMAP yet." in texts(app)
+    assert "Compute the UMAP" in [button.label for button in app.button]
+    assert not app.exception
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"click": {"x": "NaN", "y": 0}},
+        {"click": {"x": 1}},
+        {"click": "here"},
+        {"selection": {"outline": [[0]], "hidden": []}},
+        {"selection": {"outline": [[0, 0]] * 401, "hidden": []}},
+        {"decode": {"token": 1, "z": [[0.0, 1e400]]}},
+        {"decode": {"token": 1, "z": [[0.0, 0.0]] * 5}},
+        {"decode": {"token": "x", "z": "y"}},
+    ],
+)
+def test_what_no_map_sends_is_ignored(event):
+    (name, value), *_ = event.items()
+    read = {"click": _read_spot, "selection": _read_selection, "decode": _read_question}[name]
+    assert read(value) is None
 
 
 def test_another_model_gives_another_map():
@@ -91,7 +163,7 @@ def test_another_model_gives_another_map():
 def test_more_than_two_dimensions_offer_pca_and_tsne():
     app = open_page("latent_map")
     app.selectbox(key="model").select("mnist-16d").run()
-    assert app.selectbox(key="projection").options == ["PCA", "t-SNE"]
+    assert app.selectbox(key="projection").options == ["PCA", "two dimensions", "t-SNE"]
     assert "of its variance" in texts(app)
     app.selectbox(key="projection").select("tsne").run()
     assert not app.exception

@@ -282,13 +282,12 @@ def load_latents(folder: Path) -> Latents:
     )
     if not fits:
         raise CheckpointError(_damaged(path, "its codes are not those of the model that config.json describes"))
-    has_labels = labels is not None
     latents = Latents(
         **codes,
-        labels=labels.long() if has_labels else torch.zeros(n, dtype=torch.long),
+        labels=torch.zeros(n, dtype=torch.long) if labels is None else labels.long(),
         embeddings=embeddings,
         values=values,
-        has_labels=has_labels,
+        has_labels=labels is not None,
     )
     if not latents.finite.any():
         raise CheckpointError(_damaged(path, "none of its codes is a number"))

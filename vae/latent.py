@@ -141,6 +141,9 @@ def project_embedding(kind: Literal["tsne", "umap"], mu: Tensor, points: Tensor)
     return Projection(kind, points, mu, torch.zeros(mu.shape[1]), torch.zeros(2, mu.shape[1]))
 
 
+EXACT = "donot_use_mm_for_euclid_dist"  # by subtraction: a matrix product loses the distances of near neighbours
+
+
 def trustworthiness(mu: Tensor, points: Tensor, n_neighbors: int = 5, n_queries: int = 1000) -> float:
     """How far the map's neighbours are neighbours in latent space too: 1 if all are, about 0.5 by chance.
 
@@ -159,9 +162,9 @@ def trustworthiness(mu: Tensor, points: Tensor, n_neighbors: int = 5, n_queries:
     penalty = 0
     for batch in queries.split(250):
         rows = torch.arange(len(batch))
-        on_map = torch.cdist(points[batch], points)
+        on_map = torch.cdist(points[batch], points, compute_mode=EXACT)
         on_map[rows, batch] = torch.inf
-        in_space = torch.cdist(mu[batch], mu, compute_mode="donot_use_mm_for_euclid_dist")
+        in_space = torch.cdist(mu[batch], mu, compute_mode=EXACT)
         in_space[rows, batch] = torch.inf
         near = on_map.topk(k, largest=False).indices
         for column in near.T:
