@@ -310,9 +310,9 @@ def test_tiles_cover_the_view_and_refine_with_the_zoom(run):
     shown = run("""() => {
       const layer = new TileLayer({ width: 4, height: 4, cell: 40, render: () => new Uint8ClampedArray(4 * 36) });
       return [50, 100, 400].map((scale) => {
-        const view = { x: 0.3, y: -0.2, scale };
+        const view = { x: 0.3, y: -0.2, scale, width: 600, height: 400 };
         const level = layer.levelFor(view), side = 2 ** -level;
-        const tiles = layer.tilesInView(view, 600, 400, level);
+        const tiles = layer.tilesInView(view, level);
         const left = Math.min(...tiles.map((t) => t.i * side)), right = Math.max(...tiles.map((t) => (t.i + 1) * side));
         return { level, pixels: side * scale, left: (left - 0.3) * scale, right: (right - 0.3) * scale };
       });
@@ -337,11 +337,11 @@ def test_a_missing_tile_shows_its_part_of_a_coarser_one(run):
       };
       const layer = new TileLayer({ width: 4, height: 4, cell: 40, render });
       const canvas = Object.assign(document.createElement("canvas"), { width: 200, height: 200 });
-      const context = canvas.getContext("2d"), view = { x: 1.5, y: 1.5, scale: 40 };
+      const context = canvas.getContext("2d"), view = { x: 1.5, y: 1.5, scale: 40, width: 200, height: 200 };
       layer.makeOne({ level: -2, i: 0, j: 0 });
       const look = () => {
         context.clearRect(0, 0, 200, 200);
-        layer.draw(context, view, 200, 200);
+        layer.draw(context, view);
         return [60, 140].map((px) => Array.from(context.getImageData(px, 100, 1, 1).data)); // at x = 0.5 and 2.5
       };
       const coarse = look();
@@ -358,11 +358,45 @@ def test_the_longest_unused_tile_makes_room(run):
       for (let i = 0; i < 4; i++) layer.makeOne({ level: 0, i, j: 0 });
       const context = document.createElement("canvas").getContext("2d");
       const used = { level: 0, i: 0, j: 0 };
-      layer.drawTile(context, { x: 0, y: 0, scale: 40 }, 10, 10, used, used);
+      layer.drawTile(context, { x: 0, y: 0, scale: 40, width: 10, height: 10 }, used, used);
       layer.makeOne({ level: 0, i: 9, j: 0 });
       return [layer.capacity, [...layer.slots.keys()], new Set(layer.slots.values()).size];
     }""")
     assert shown == [4, ["0 2 0", "0 3 0", "0 0 0", "0 9 0"], 4]
+
+
+# view.js
+
+
+def test_a_view_keeps_its_place_when_the_screen_changes(run):
+    shown = run("""() => {
+      const view = new View({ x: 1, y: 2, width: 6, height: 4 });
+      view.show({ x: -1, y: 0.5, width: 3 }); // from a link, before the size of the screen is known
+      view.resize(600, 400, 1);
+      const first = view.place();
+      view.resize(300, 400, 2);
+      const second = view.place(), there = view.toData(...view.toScreen({ x: 7, y: -3 }));
+      view.fit();
+      return [first, second, there, view.place(), [view.x, view.y, view.scale]];
+    }""")
+    assert shown[0] == shown[1] == {"x": -1, "y": 0.5, "width": 3}
+    assert shown[2] == pytest.approx({"x": 7, "y": -3})
+    assert shown[3] is None
+    assert shown[4] == pytest.approx([1, 2, 0.9 * 300 / 6])
+
+
+def test_a_zoom_keeps_the_place_under_the_pointer_and_has_an_end(run):
+    shown = run("""() => {
+      const view = new View({ x: 0, y: 0, width: 2, height: 2 });
+      view.resize(500, 500, 1);
+      const before = view.toData(120, 300);
+      view.zoomAt(120, 300, 1e9);
+      const after = view.toData(120, 300), near = view.scale / view.fitScale();
+      view.zoomAt(0, 0, 1e-12);
+      return [before, after, near, view.scale / view.fitScale()];
+    }""")
+    assert shown[0] == pytest.approx(shown[1])
+    assert shown[2:] == pytest.approx([200, 1 / 8])
 
 
 # link.js
@@ -420,19 +454,19 @@ def test_both_painters_draw_the_same_points(run, ratio):
           const look = (painter) => {
             painter.setPlaces(places);
             painter.setColours(colours);
-            painter.draw({ x: 0, y: 0, scale: 50 }, 120, 80, ratio, 6, 1);
+            painter.draw({ x: 0, y: 0, scale: 50, width: 120, height: 80, ratio }, 6, 1);
             const copy = Object.assign(document.createElement("canvas"), { width: 120 * ratio, height: 80 * ratio });
             const context = copy.getContext("2d");
             context.drawImage(painter.canvas, 0, 0);
             return Array.from(context.getImageData(0, 0, copy.width, copy.height).data);
           };
-          const card = makePainter(() => {}, () => {});
-          return [card instanceof CardPainter, look(card), look(new PixelPainter())];
+          const canvas = makeCanvas();
+          const card = new CardPainter(canvas, canvas.getContext("webgl2"), () => {}, () => {});
+          return [look(card), look(new PixelPainter())];
         }""",
         ratio,
     )
-    assert shown[0]
-    card, pixels = (np.array(image, float).reshape(80 * ratio, 120 * ratio, 4) for image in shown[1:])
+    card, pixels = (np.array(image, float).reshape(80 * ratio, 120 * ratio, 4) for image in shown)
     for image in (card, pixels):
         ink = image[:, :, :3] * image[:, :, 3:] / 255
         for channel, (x, y) in enumerate([(60, 40), (85, 27.5), (25, 60)]):

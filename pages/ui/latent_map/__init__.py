@@ -26,7 +26,7 @@ _FOLDER = Path(__file__).parent
 # Each uses those before it. One module: the component takes its script as text, so there is no place to import from.
 SCRIPTS = (
     "decoder.js", "payload.js", "nearest.js", "plane.js", "points.js", "tiles.js", "layers.js", "posterior.js",
-    "link.js", "panel.js", "controls.js", "map.js",
+    "view.js", "drawing.js", "gestures.js", "link.js", "panel.js", "controls.js", "map.js",
 )  # fmt: skip
 _map = st.components.v2.component(
     "latentarium_map",
@@ -108,7 +108,7 @@ def map_payload(opened: OpenModel, choice: MapChoice, height: int, tools: bool) 
     labels     u1 (N,)      index into the header's classes
     logvar     f2 (N, D)    of the posterior
     mu         f2 (N, D)    left out where the points are mu itself (one or two dimensions)
-    value i    f4 (N,)      of the header's values[i], {name, title}; those with a `dim` are a column of mu
+    value i    f2 (N,)      of the header's values[i], {name, title}; those with a `dim` are a column of mu
     weights    f2 or f4     of the decoder, as decoder.py packs them; left out where the server decodes
 
     Header: version (of the content), id (of the map: view and pins are kept by it), name, height, tools, linked, n,
@@ -126,7 +126,7 @@ def map_payload(opened: OpenModel, choice: MapChoice, height: int, tools: bool) 
         blocks["mu"] = projection.mu.numpy().astype("<f2")
     numbers = {"kl": kl_per_dim(latents.mu, latents.logvar).sum(1), **latents.values}
     for i, value in enumerate(numbers.values()):
-        blocks[f"value {i}"] = value.numpy().astype("<f4")
+        blocks[f"value {i}"] = value.clamp(-65504, 65504).numpy().astype("<f2")  # the largest of float16
     values = [{"name": name, "title": VALUE_TITLES.get(name, name)} for name in numbers]
     if n_dims > 2:
         values += [{"name": f"z{i + 1}", "title": axis_name(i), "dim": i} for i in range(min(n_dims, 64))]

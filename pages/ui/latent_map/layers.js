@@ -170,12 +170,11 @@ class DensityLayer {
     this.canvas.getContext("2d").putImageData(image, 0, 0);
   }
 
-  draw(context, view, width, height, colour) {
+  draw(context, view, colour) {
     if (String(colour) !== this.painted) this.paintBands(colour);
     this.painted = String(colour);
     context.imageSmoothingEnabled = true;
-    const left = width / 2 + (this.left - view.x) * view.scale;
-    const top = height / 2 - (this.bottom + this.height - view.y) * view.scale;
+    const [left, top] = view.toScreen({ x: this.left, y: this.bottom + this.height });
     context.drawImage(this.canvas, left, top, this.width * view.scale, this.height * view.scale);
   }
 }

@@ -53,7 +53,8 @@ class Plane {
   /** A step in latent space, D numbers, as a step in the plane: the axes are orthonormal. */
   stepOf(dz) {
     const along = (axis) => axis.reduce((sum, value, d) => sum + value * dz[d], 0);
-    return { x: along(this.header.axes[0]), y: along(this.header.axes[1]) };
+    const [across, up] = this.header.axes.map(along);
+    return { x: across, y: up };
   }
 
   /** All codes as one Float32Array (n D), made when first asked for. */
@@ -73,7 +74,7 @@ class Plane {
   valuesOf(field) {
     const { values, n, n_dims } = this.header;
     const { dim } = values[field];
-    return dim === undefined ? this[`value ${field}`] : Float32Array.from({ length: n }, (_, i) => this.codes[i * n_dims + dim]);
+    return dim === undefined ? toFloats(this[`value ${field}`]) : Float32Array.from({ length: n }, (_, i) => this.codes[i * n_dims + dim]);
   }
 
   /** Where nearly all points lie: a few far ones must not shrink the crowd. */

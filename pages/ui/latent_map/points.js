@@ -1,6 +1,6 @@
 // Painters of points, one like the other: WebGL2 where the browser has it, else plain pixels.
 //   setPlaces(x y x y ...), setColours(r g b a ..., 0 to 255; a = 0 hides a point), in the order in which they are drawn
-//   draw({x, y, scale}, width, height, ratio, radius, opacity): CSS pixels; ratio: device pixels to a CSS pixel
+//   draw(view, radius, opacity): radius in CSS pixels
 
 const VERTEX_SHADER = `#version 300 es
   uniform vec2 centre, zoom; // of the view: data -> clip space
@@ -29,7 +29,20 @@ const FRAGMENT_SHADER = `#version 300 es
 function makePainter(onLost, onBack) {
   const canvas = makeCanvas();
   const gl = canvas.getContext("webgl2", { antialias: false });
-  return gl ? new CardPainter(canvas, gl, onLost, onBack) : new PixelPainter();
+  if (gl && hasCard(gl)) return new CardPainter(canvas, gl, onLost, onBack);
+  if (gl) giveBack(gl);
+  return new PixelPainter();
+}
+
+/** Whether there is a graphics card behind it: browsers without one draw by software that is slow at many points. */
+function hasCard(gl) {
+  const names = gl.getExtension("WEBGL_debug_renderer_info");
+  return !names || !/swiftshader|llvmpipe|software/i.test(gl.getParameter(names.UNMASKED_RENDERER_WEBGL));
+}
+
+/** Browsers allow few of these at a time: it goes back at once, not when the garbage is collected. */
+function giveBack(gl) {
+  gl.getExtension("WEBGL_lose_context")?.loseContext();
 }
 
 function makeCanvas() {
@@ -102,8 +115,8 @@ class CardPainter {
     this.upload(this.colours, colours);
   }
 
-  draw(view, width, height, ratio, radius, opacity) {
-    const { gl, uniforms } = this;
+  draw(view, radius, opacity) {
+    const { gl, uniforms } = this, { width, height, ratio } = view;
     fitCanvas(this.canvas, width, height, ratio);
     gl.viewport(0, 0, this.canvas.width, this.canvas.height);
     gl.clear(gl.COLOR_BUFFER_BIT);
@@ -114,13 +127,13 @@ class CardPainter {
     gl.drawArrays(gl.POINTS, 0, this.n);
   }
 
-  /** Browsers allow few of these at a time: it goes back at once, not when the garbage is collected. */
   destroy() {
     this.isGone = true;
-    this.gl.getExtension("WEBGL_lose_context")?.loseContext();
+    giveBack(this.gl);
   }
 }
 
+/** For browsers without WebGL2, and for those that only pretend to a graphics card: there this is several times faster. */
 class PixelPainter {
   constructor() {
     this.canvas = makeCanvas();
@@ -135,47 +148,53 @@ class PixelPainter {
     this.colours = colours;
   }
 
-  draw(view, width, height, ratio, radius, opacity) {
-    fitCanvas(this.canvas, width, height, ratio);
-    const image = new ImageData(this.canvas.width, this.canvas.height);
-    const { places, colours } = this;
-    const stamp = discStamp(radius * ratio, opacity);
-    const scale = view.scale * ratio;
-    for (let i = 0; 2 * i < places.length; i++) {
-      if (!colours[4 * i + 3]) continue;
-      const px = Math.round(image.width / 2 + (places[2 * i] - view.x) * scale);
-      const py = Math.round(image.height / 2 - (places[2 * i + 1] - view.y) * scale);
-      if (px > -9 && py > -9 && px < image.width + 9 && py < image.height + 9) stampDisc(image, stamp, px, py, colours, 4 * i);
+  draw(view, radius, opacity) {
+    const { ratio } = view;
+    fitCanvas(this.canvas, view.width, view.height, ratio);
+    const { width, height } = this.canvas;
+    if (this.image?.width !== width || this.image.height !== height) this.image = new ImageData(width, height);
+    this.image.data.fill(0);
+    const stamp = discStamp(radius * ratio, opacity, width);
+    const scale = view.scale * ratio, { places, colours } = this;
+    const left = width / 2 - view.x * scale, top = height / 2 + view.y * scale;
+    for (let i = 0, c = 0; i < places.length; i += 2, c += 4) {
+      if (!colours[c + 3]) continue;
+      const px = Math.round(left + places[i] * scale), py = Math.round(top - places[i + 1] * scale);
+      // A disc over the canvas's edge is left out: it is half hidden at most, by two pixels.
+      if (px >= stamp.reach && py >= stamp.reach && px < width - stamp.reach && py < height - stamp.reach)
+        stampDisc(this.image.data, stamp, 4 * (py * width + px), colours, c);
     }
-    this.context.putImageData(image, 0, 0);
+    this.context.putImageData(this.image, 0, 0);
   }
 
   destroy() {}
 }
 
-/** The pixels of a disc about its middle: [{dx, dy, alpha}]. */
-function discStamp(radius, opacity) {
-  const reach = Math.ceil(radius);
-  const stamp = [];
+/** The pixels of a disc about its middle: {reach, steps: to each pixel's place in RGBA bytes, alphas: 0 to 256}. */
+function discStamp(radius, opacity, width) {
+  const reach = Math.ceil(radius), steps = [], alphas = [];
   for (let dy = -reach; dy <= reach; dy++)
     for (let dx = -reach; dx <= reach; dx++) {
-      const alpha = Math.min(1, Math.max(0, radius + 0.5 - Math.hypot(dx, dy))) * opacity;
-      if (alpha > 0) stamp.push({ dx, dy, alpha });
+      const alpha = Math.round(256 * Math.min(1, Math.max(0, radius + 0.5 - Math.hypot(dx, dy))) * opacity);
+      if (alpha > 0) {
+        steps.push(4 * (dy * width + dx));
+        alphas.push(alpha);
+      }
     }
-  return stamp;
+  return { reach, steps: Int32Array.from(steps), alphas: Int32Array.from(alphas) };
 }
 
-/** Lays a disc of the colour at colours[c] over what the image holds ("over": Porter & Duff 1984). */
-function stampDisc(image, stamp, px, py, colours, c) {
-  const { data, width, height } = image;
-  for (const { dx, dy, alpha } of stamp) {
-    const x = px + dx, y = py + dy;
-    if (x < 0 || y < 0 || x >= width || y >= height) continue;
-    const k = 4 * (y * width + x);
-    const below = (data[k + 3] / 255) * (1 - alpha);
-    const total = alpha + below;
-    for (let channel = 0; channel < 3; channel++)
-      data[k + channel] = (colours[c + channel] * alpha + data[k + channel] * below) / total;
-    data[k + 3] = 255 * total;
+/**
+ * Mixes the colour at colours[c] into the RGBA bytes about `middle`. On an empty pixel the colour is taken as it is; its
+ * alpha grows as in "over" (Porter & Duff 1984).
+ */
+function stampDisc(data, { steps, alphas }, middle, colours, c) {
+  const r = colours[c], g = colours[c + 1], b = colours[c + 2];
+  for (let s = 0; s < steps.length; s++) {
+    const k = middle + steps[s], alpha = data[k + 3] ? alphas[s] : 256;
+    data[k] += ((r - data[k]) * alpha) >> 8;
+    data[k + 1] += ((g - data[k + 1]) * alpha) >> 8;
+    data[k + 2] += ((b - data[k + 2]) * alpha) >> 8;
+    data[k + 3] += ((255 - data[k + 3]) * alphas[s]) >> 8;
   }
 }

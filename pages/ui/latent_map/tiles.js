@@ -27,11 +27,11 @@ class TileLayer {
   }
 
   /** The tiles that cover the view at a level, from its middle outwards. */
-  tilesInView(view, width, height, level) {
+  tilesInView(view, level) {
     const side = 2 ** -level;
     const reach = (length) => length / 2 / view.scale;
     const range = (middle, half) => [Math.floor((middle - half) / side), Math.floor((middle + half) / side)];
-    const [left, right] = range(view.x, reach(width)), [bottom, top] = range(view.y, reach(height));
+    const [left, right] = range(view.x, reach(view.width)), [bottom, top] = range(view.y, reach(view.height));
     const tiles = [];
     for (let i = left; i <= right; i++) for (let j = bottom; j <= top; j++) tiles.push({ level, i, j });
     const offset = (tile) => Math.hypot((tile.i + 0.5) * side - view.x, (tile.j + 0.5) * side - view.y);
@@ -39,10 +39,10 @@ class TileLayer {
   }
 
   /** What is still to be made for a view, the most useful first: a coarse cover, then the level that suits. */
-  missing(view, width, height) {
+  missing(view) {
     const level = this.levelFor(view);
     return [level - 2, level].flatMap((each) =>
-      this.tilesInView(view, width, height, each).filter((tile) => !this.slots.has(key(tile))));
+      this.tilesInView(view, each).filter((tile) => !this.slots.has(key(tile))));
   }
 
   /** Makes tiles until the time is up. Returns how many. */
@@ -73,11 +73,11 @@ class TileLayer {
   }
 
   /** Draws what is there: where a tile is missing, its part of the nearest coarser one that has been made. */
-  draw(context, view, width, height) {
+  draw(context, view) {
     context.imageSmoothingEnabled = true;
-    for (const tile of this.tilesInView(view, width, height, this.levelFor(view))) {
+    for (const tile of this.tilesInView(view, this.levelFor(view))) {
       const from = this.finestThere(tile);
-      if (from) this.drawTile(context, view, width, height, tile, from);
+      if (from) this.drawTile(context, view, tile, from);
     }
   }
 
@@ -91,13 +91,13 @@ class TileLayer {
   }
 
   /** Draws at the place of `tile` what `from`, the same tile or a coarser one, has there. */
-  drawTile(context, view, width, height, tile, from) {
+  drawTile(context, view, tile, from) {
     const slot = this.slots.get(key(from));
     this.slots.delete(key(from)); // and in again at the end: it has just been used
     this.slots.set(key(from), slot);
     const side = 2 ** -tile.level * view.scale;
-    const left = width / 2 + tile.i * side - view.x * view.scale;
-    const bottom = height / 2 - tile.j * side + view.y * view.scale;
+    const left = view.width / 2 + tile.i * side - view.x * view.scale;
+    const bottom = view.height / 2 - tile.j * side + view.y * view.scale;
     const share = 2 ** (from.level - tile.level); // of the sides of `from`
     const [x, y] = this.corner(slot);
     const right = (tile.i * share - from.i) * this.width, up = (from.j + 1 - (tile.j + 1) * share) * this.height;
