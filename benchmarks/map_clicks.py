@@ -38,7 +38,8 @@ WATCH = """
   window.times = [];
   window.changes = 0;
   let start = null;
-  for (const kind of ["pointerup", "pointermove"])
+  const movement = "onpointerrawupdate" in window ? "pointerrawupdate" : "pointermove"; // the earlier one
+  for (const kind of ["pointerup", movement])
     canvas.addEventListener(kind, (event) => { start = event.timeStamp; }, true);
   new MutationObserver(async () => {
     window.changes++;
@@ -54,9 +55,15 @@ WATCH = """
 CIRCLE_SECONDS = 5
 
 
+def map_box(page: Page) -> dict[str, float]:
+    """Of the whole map, in view: x, y, width and height in CSS pixels."""
+    page.get_by_label("Latent map").scroll_into_view_if_needed()
+    return page.get_by_label("Latent map").bounding_box()
+
+
 def time_spots(page: Page, act: Callable[[float, float], None], n_spots: int, seed: int) -> list[dict[str, float]]:
     """`inDocument` and `painted` of each act (a tap or a movement) at a random spot, milliseconds."""
-    box = page.get_by_label("Latent map").bounding_box()
+    box = map_box(page)
     chance = random.Random(seed)
     page.evaluate("window.times = []")
     for i in range(N_WARM_UP + n_spots):
@@ -71,7 +78,7 @@ def time_spots(page: Page, act: Callable[[float, float], None], n_spots: int, se
 
 def pictures_per_second(page: Page) -> float:
     """While the pointer circles, as fast as the browser takes its movements."""
-    box = page.get_by_label("Latent map").bounding_box()
+    box = map_box(page)
     before, begin, i = page.evaluate("window.changes"), time.perf_counter(), 0
     while time.perf_counter() - begin < CIRCLE_SECONDS:
         x, y = 0.5 + 0.3 * math.cos(i / 20), 0.5 + 0.3 * math.sin(i / 20)
