@@ -118,7 +118,7 @@ def pictures_per_second_with_tiles(page: Page, seconds: float) -> tuple[float, f
     for place, n_zooms in itertools.product(PLACES, range(MAX_ZOOMS)):
         if n_zooms == 0:
             page.get_by_label("Show all points").click()
-        page.evaluate(f"{ROOT}.map.zoomAt({place} * {ROOT}.map.width, {place} * {ROOT}.map.height, 2)")
+        page.evaluate(f"{ROOT}.map.zoomAt({place} * {ROOT}.map.view.width, {place} * {ROOT}.map.view.height, 2)")
         for _ in range(3):  # the first frames draw the zoom
             page.mouse.move(*spot(i := i + 1))
         while page.evaluate(f"{ROOT}.map.idle.handle"):
