@@ -3,7 +3,7 @@
 const LAYERS = {
   points: ["Points", "The held-out images, each at its code"],
   pictures: ["Pictures", "What the model decodes all over the plane; finer as you zoom in"],
-  regions: ["Class regions", `The class of most of the ${N_VOTES} nearest codes; pale where they disagree, nothing where they are far`],
+  regions: ["Class regions", `The class of most of the ${N_VOTES} nearest codes; pale where they disagree`],
   density: ["Density", "Where the codes lie densest: bands with as much of them as the prior has within 1, 2 and 3 σ"],
   prior: ["Prior", "The prior N(0, I): 1, 2 and 3 standard deviations"],
   posterior: ["Posterior", "Click an image: its q(z|x) at 1 σ and 2 σ, and 50 samples of it"],
@@ -24,6 +24,11 @@ function layersFor(plane, decoder) {
   return Object.keys(LAYERS).filter((name) => meaning[name]);
 }
 
+function layerChip(name) {
+  const [title, meaning] = LAYERS[name];
+  return `<label class="chip" title="${meaning}"><input type="checkbox" value="${name}">${title}</label>`;
+}
+
 class Controls {
   /** act: {layers(names), colour(name), select(tool)} is told what was chosen. */
   constructor(element, act) {
@@ -41,9 +46,7 @@ class Controls {
 
   build(layers, values) {
     this.element.innerHTML = `
-      <div role="group" aria-label="Layers">${layers.map((name) => `
-        <label class="chip" title="${LAYERS[name][1]}"><input type="checkbox" value="${name}">${LAYERS[name][0]}</label>`).join("")}
-      </div>
+      <div role="group" aria-label="Layers">${layers.map(layerChip).join("")}</div>
       <label>Colour <select><option value="">class</option></select></label>
       <div role="group" aria-label="Select points">Select
         <button data-select="box" aria-pressed="false" title="Drag a box around points (or Shift and drag)">Box</button>

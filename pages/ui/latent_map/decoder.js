@@ -1,10 +1,12 @@
 // A decoder of vae/networks.py in the browser: z -> pixels in [0, 1], plain loops over float32 arrays.
 // decoder.py beside this packs the layers; tests compare every kind of layer with torch.
 
-/** The error function to 1.2e-7. Source: Numerical Recipes' erfc, a rational Chebyshev fit (Press et al., section 6.2). */
+/** The error function to 1.2e-7. Source: Numerical Recipes' erfc, a Chebyshev fit (Press et al., section 6.2). */
 function erf(x) {
   const t = 1 / (1 + 0.5 * Math.abs(x));
-  const series = [1.00002368, 0.37409196, 0.09678418, -0.18628806, 0.27886807, -1.13520398, 1.48851587, -0.82215223, 0.17087277];
+  const series = [
+    1.00002368, 0.37409196, 0.09678418, -0.18628806, 0.27886807, -1.13520398, 1.48851587, -0.82215223, 0.17087277,
+  ];
   let sum = 0;
   for (let k = series.length - 1; k >= 0; k--) sum = sum * t + series[k];
   const rest = t * Math.exp(-x * x - 1.26551223 + t * sum);
@@ -29,7 +31,10 @@ function linear(x, { weight, bias, n_out }) {
   return out;
 }
 
-/** Doubles the sides: kernel 4 × 4, stride 2, padding 1. x (n_in, H, W) -> (n_out, 2 H, 2 W). weight: (n_in, n_out, 4, 4). */
+/**
+ * Doubles the sides: kernel 4 × 4, stride 2, padding 1.
+ * x (n_in, H, W) -> (n_out, 2 H, 2 W). weight: (n_in, n_out, 4, 4).
+ */
 function convTranspose(x, { weight, bias, n_in, n_out, height, width }) {
   const [outHeight, outWidth] = [2 * height, 2 * width];
   const out = new Float32Array(n_out * outHeight * outWidth);
@@ -40,7 +45,8 @@ function convTranspose(x, { weight, bias, n_in, n_out, height, width }) {
         for (let kx = 0; kx < 4; kx++) {
           const w = weight[((c * n_out + o) * 4 + ky) * 4 + kx];
           // Pixel (y, x) reaches row 2 y - 1 + ky and column 2 x - 1 + kx, where those are on the picture.
-          const yEnd = Math.min(height, Math.floor((outHeight - ky) / 2) + 1), xEnd = Math.min(width, Math.floor((outWidth - kx) / 2) + 1);
+          const yEnd = Math.min(height, Math.floor((outHeight - ky) / 2) + 1);
+          const xEnd = Math.min(width, Math.floor((outWidth - kx) / 2) + 1);
           for (let y = ky === 0 ? 1 : 0; y < yEnd; y++) {
             const from = (c * height + y) * width, to = (o * outHeight + 2 * y - 1 + ky) * outWidth - 1 + kx;
             for (let xx = kx === 0 ? 1 : 0; xx < xEnd; xx++) out[to + 2 * xx] += w * x[from + xx];
@@ -49,7 +55,7 @@ function convTranspose(x, { weight, bias, n_in, n_out, height, width }) {
   return out;
 }
 
-/** The decoder that a header describes; weights: all weights and biases, layer after layer, as decoder.py packed them. */
+/** The decoder that a header describes; weights: all of them, layer after layer, as decoder.py packed them. */
 function makeDecoder({ layers, image_shape }, weights) {
   let start = 0;
   const take = (length) => weights.subarray(start, (start += length));

@@ -39,7 +39,7 @@ function drawLine(context, look, x1, y1, x2, y2, alpha) {
   context.globalAlpha = 1;
 }
 
-/** Lines at round numbers, 70 CSS pixels apart or more; numbers at the lower and, where up means something, the left edge. */
+/** Lines at round numbers, 70 CSS pixels apart or more; numbers at the lower and, if up has a meaning, the left edge. */
 function drawGrid(context, view, look, upward) {
   const least = 70 / view.scale;
   const power = 10 ** Math.floor(Math.log10(least));
@@ -89,7 +89,7 @@ function drawPrior(context, view, look, plane) {
   }
 }
 
-/** Its ellipses at 1 and 2 standard deviations, and some samples. */
+/** Its ellipses at 1 and 2 standard deviations, to scale, and some samples; in one dimension, flat ones. */
 function drawPosterior(context, view, look, posterior) {
   context.fillStyle = look.ink;
   for (const spot of posterior.samples(N_SAMPLES)) {
@@ -102,9 +102,10 @@ function drawPosterior(context, view, look, posterior) {
   for (const [colour, width] of [[look.paper, 4], [look.ink, 2]]) {
     Object.assign(context, { strokeStyle: colour, lineWidth: width });
     for (const sigma of [1, 2]) {
-      const [a, b] = [long, short].map((half) => sigma * half * view.scale);
+      const a = sigma * long * view.scale;
+      const b = posterior.plane.header.upward ? sigma * short * view.scale : 4;
       context.beginPath();
-      context.ellipse(...centre, a, Math.max(4, b), -angle, 0, 2 * Math.PI);
+      context.ellipse(...centre, a, b, -angle, 0, 2 * Math.PI);
       context.stroke();
     }
   }

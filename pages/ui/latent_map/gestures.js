@@ -1,4 +1,5 @@
-// What hands do on the map. One finger or the mouse drags the view, a pin, or an outline; two fingers pinch; keys do it all.
+// What hands do on the map. One finger or the mouse drags the view, a pin, or an outline; two fingers pinch; keys go
+// everywhere.
 
 const CLICK_SLACK = 5; // pointer movement in CSS pixels that still counts as a click
 const PIN_REACH = 11; // CSS pixels from a pin within which a drag moves it
@@ -8,7 +9,9 @@ class Gestures {
   constructor(canvas, map) {
     Object.assign(this, { canvas, map });
     this.pointers = new Map(); // those that are down, by id: {px, py}
-    const listen = (name, act, options) => canvas.addEventListener(name, (event) => map.isReady && act.call(this, event), options);
+    const listen = (name, act, options) => {
+      canvas.addEventListener(name, (event) => map.isReady && act.call(this, event), options);
+    };
     listen("pointerdown", this.down);
     listen("pointermove", this.move);
     // As it happens, not once a frame; browsers offer it on trusted addresses alone.

@@ -2,6 +2,7 @@
 
 const N_VOTES = 15; // nearest codes that vote for a spot's class
 const REGION_PIXELS = 8; // votes along a tile's side: few, for a tile must not take longer than a frame
+const REGION_ALPHA = 160; // of 255, where all agree
 const FAR = 6; // times the usual distance of the last voter: from there to twice as far, regions fade away
 const DENSITY_CELLS = 256;
 const BAND_ALPHA = [0, 28, 66, 112]; // of 255, by how many of the bands a spot lies in
@@ -28,7 +29,7 @@ function regionLayer(plane, colours) {
     for (let k = 0; k < size * size; k++) {
       const column = (k % size) - MARGIN, row = Math.floor(k / size) - MARGIN;
       const { label, share, trust } = voter.vote({ x: x + (column + 0.5) * step, y: y + side - (row + 0.5) * step });
-      bytes.set([...colours[label % colours.length], Math.round(200 * share * share * trust)], 4 * k);
+      bytes.set([...colours[label % colours.length], Math.round(REGION_ALPHA * share * share * trust)], 4 * k);
     }
     return bytes;
   };
@@ -47,7 +48,8 @@ class Voter {
     this.k = Math.min(N_VOTES, plane.order.length);
     if (!this.inPlane) this.unfold();
     this.reach = Infinity;
-    const reaches = Array.from(plane.order.subarray(0, 100), (i) => this.lastReach(this.nearest(plane.spotOf(i)))).sort((a, b) => a - b);
+    const some = plane.order.subarray(0, 100);
+    const reaches = Float64Array.from(some, (i) => this.lastReach(this.nearest(plane.spotOf(i)))).sort();
     this.usual = reaches[reaches.length >> 1] || 1; // how far the last voter is from the place of a code, as a median
     this.reach = 2 * FAR * this.usual;
   }
@@ -107,7 +109,7 @@ class Voter {
 }
 
 /**
- * Where the codes lie densest, as three bands that hold as much of them as the circles hold of the prior: 39, 86 and 99 %.
+ * Where the codes lie densest, as three bands that hold as much of them as the circles do of the prior: 39, 86, 99 %.
  * Were the codes of all images together distributed as the prior, each band would end at its circle.
  * A Gaussian kernel by Scott's rule on a grid; the bands are highest-density regions (Hyndman 1996).
  */
@@ -153,8 +155,8 @@ class DensityLayer {
 
   /** The densities above which the shares PRIOR_MASSES of the points lie. */
   findLimits(plane) {
-    const at = Float32Array.from(plane.order, (i) => this.density[this.cellOf(plane.points[2 * i], plane.points[2 * i + 1])] ?? 0);
-    at.sort();
+    const densityAt = (i) => this.density[this.cellOf(plane.points[2 * i], plane.points[2 * i + 1])] ?? 0;
+    const at = Float32Array.from(plane.order, densityAt).sort();
     return PRIOR_MASSES.map((mass) => at[Math.floor((1 - mass) * (at.length - 1))] ?? Infinity);
   }
 
@@ -182,7 +184,8 @@ class DensityLayer {
 /** A Gaussian blur along one direction of a square grid: `step` from cell to cell, `stride` from line to line. */
 function blur(values, step, stride, radius) {
   const reach = Math.max(1, Math.ceil(3 * radius));
-  const kernel = Array.from({ length: 2 * reach + 1 }, (_, k) => Math.exp(-0.5 * ((k - reach) / Math.max(radius, 0.3)) ** 2));
+  const weightAt = (step) => Math.exp(-0.5 * (step / Math.max(radius, 0.3)) ** 2);
+  const kernel = Array.from({ length: 2 * reach + 1 }, (_, k) => weightAt(k - reach));
   const total = kernel.reduce((sum, weight) => sum + weight, 0);
   const out = new Float32Array(values.length);
   for (let line = 0; line < DENSITY_CELLS; line++)
@@ -190,7 +193,8 @@ function blur(values, step, stride, radius) {
       const value = values[line * stride + cell * step];
       if (value === 0) continue;
       const from = Math.max(0, cell - reach), to = Math.min(DENSITY_CELLS - 1, cell + reach);
-      for (let other = from; other <= to; other++) out[line * stride + other * step] += (value * kernel[other - cell + reach]) / total;
+      for (let other = from; other <= to; other++)
+        out[line * stride + other * step] += (value * kernel[other - cell + reach]) / total;
     }
   return out;
 }

@@ -4,7 +4,7 @@ const LINK_DELAY = 300; // milliseconds; browsers refuse an address that changes
 
 const isFinitePair = (numbers) => numbers.length >= 2 && numbers.every(Number.isFinite);
 
-/** The address -> {view, pins, layers, colour, hidden}, null for what it does not hold; throws where it can't be read. */
+/** The address -> {view, pins, layers, colour, hidden}, null for what it does not hold. Throws if it can't be read. */
 function readLink(search) {
   const fields = new URLSearchParams(search);
   const numbers = (text) => {

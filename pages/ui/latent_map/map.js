@@ -1,4 +1,4 @@
-// The latent map: what it shows, and what each hand does with it. The files before this in the one module hold its parts.
+// The latent map: what it shows, and its verbs. The files before this in the one module hold its parts.
 // Streamlit calls the default export again, on the same DOM, whenever the payload changes.
 
 const POINT_RADIUS = 2.2; // CSS pixels
@@ -37,10 +37,12 @@ class LatentMap {
         <div class="controls"></div>
         <div class="stage">
           <canvas class="under" aria-hidden="true"></canvas>
-          <canvas class="over" tabindex="0" role="application" aria-label="Latent map" aria-describedby="map-help"></canvas>
+          <canvas class="over" tabindex="0" role="application" aria-label="Latent map"
+            aria-describedby="map-help"></canvas>
           <svg class="marks" aria-hidden="true">
             <g class="crosshair"><path d="${CROSSHAIR}"/><path d="${CROSSHAIR}"/></g>
-            ${PIN_NAMES.map((name) => `<g class="pin" display="none"><circle r="9"/><text dy="4">${name}</text></g>`).join("")}
+            ${PIN_NAMES.map((name) => `
+              <g class="pin" display="none"><circle r="9"/><text dy="4">${name}</text></g>`).join("")}
           </svg>
           <button class="epsilon" hidden aria-label="Sample of the posterior: arrow keys move it"></button>
           <div class="hover" aria-hidden="true"></div>
@@ -49,7 +51,8 @@ class LatentMap {
             <button data-do="out" aria-label="Zoom out" title="Zoom out (−)">−</button>
             <button data-do="fit" aria-label="Show all points" title="Show all points (0)">⤢</button>
             <button data-do="full" aria-label="Full screen" title="Full screen, for a projector">
-              <svg viewBox="0 0 12 12" aria-hidden="true"><path d="M1,4 V1 H4 M8,1 H11 V4 M11,8 V11 H8 M4,11 H1 V8"/></svg></button>
+              <svg viewBox="0 0 12 12" aria-hidden="true">
+                <path d="M1,4 V1 H4 M8,1 H11 V4 M11,8 V11 H8 M4,11 H1 V8"/></svg></button>
           </div>
           <span id="map-help" class="sr-only">Arrow keys move the crosshair, Shift makes the steps finer, Enter pins
             the spot under it, Escape clears the pins, plus and minus zoom, 0 shows all points.</span>
@@ -359,7 +362,7 @@ class LatentMap {
 
   // Spots and pins
 
-  /** The spot that a place stands for: itself; an image's, where there is no way back from the plane or a posterior is asked for. */
+  /** The spot that a place stands for: itself; an image's, if the plane has no way back or a posterior is asked for. */
   settle({ x, y }) {
     const wantsImage = !this.plane.invertible || this.layers.includes("posterior");
     const index = wantsImage ? (this.plane.nearest({ x, y })?.index ?? null) : null;
@@ -417,7 +420,8 @@ class LatentMap {
     if (isNear) parts.push(`near ${this.header.classes[this.plane.labels[near.index]]}`);
     if (this.layers.includes("regions")) {
       const { label, votes, trust } = this.tiles("regions").voter.vote(spot);
-      if (trust) parts.push(`${votes} of the ${Math.min(N_VOTES, this.plane.order.length)} nearest are ${this.header.classes[label]}`);
+      const n_votes = Math.min(N_VOTES, this.plane.order.length);
+      if (trust) parts.push(`${votes} of the ${n_votes} nearest are ${this.header.classes[label]}`);
     }
     return parts.join(", ");
   }
@@ -448,8 +452,9 @@ class LatentMap {
 
   nameOf(index) {
     const { stride, n_held_out } = this.header;
-    const image = index * stride;
-    const name = image < n_held_out ? `image ${image.toLocaleString("en")}` : `training image ${(image - n_held_out).toLocaleString("en")}`;
+    const image = index * stride, isHeldOut = image < n_held_out;
+    const number = (isHeldOut ? image : image - n_held_out).toLocaleString("en");
+    const name = isHeldOut ? `image ${number}` : `training image ${number}`;
     return `${name} (${this.header.classes[this.plane.labels[index]]})`;
   }
 
@@ -466,7 +471,9 @@ class LatentMap {
     const zs = this.pins.map((pin) => this.zOf(pin).z);
     if (!this.header.decodes || zs.includes(null)) return;
     if (!zs.length) this.panel.showPins([]);
-    else this.pictures.draw("pins", zs, (sources) => this.panel.showPins(sources.map((source, k) => ({ source, z: zs[k] }))));
+    else this.pictures.draw("pins", zs, (sources) => {
+      this.panel.showPins(sources.map((source, k) => ({ source, z: zs[k] })));
+    });
     this.showPosterior();
   }
 
@@ -476,7 +483,8 @@ class LatentMap {
       this.posterior = null;
       this.panel.hidePosterior();
     } else {
-      if (this.posterior?.index !== index || this.posterior.plane !== this.plane) this.posterior = new Posterior(this.plane, index);
+      const isShown = this.posterior?.index === index && this.posterior.plane === this.plane;
+      if (!isShown) this.posterior = new Posterior(this.plane, index);
       this.showSample();
     }
     this.placeMarks();
@@ -485,7 +493,9 @@ class LatentMap {
   showSample() {
     const { posterior } = this;
     const whose = `q(z|x) of ${this.nameOf(posterior.index)}: an ellipse at 1 σ and at 2 σ, ${N_SAMPLES} samples`;
-    this.pictures.draw("posterior", [posterior.mu, posterior.z()], (sources) => this.panel.showPosterior(posterior, whose, sources));
+    this.pictures.draw("posterior", [posterior.mu, posterior.z()], (sources) => {
+      this.panel.showPosterior(posterior, whose, sources);
+    });
   }
 
   moveSample(spot) {
@@ -503,7 +513,8 @@ class LatentMap {
   /** So near that the 2 σ ellipse fills much of the map. */
   zoomToPosterior() {
     const { centre } = this.posterior, { width, height } = this.view;
-    this.view.show({ ...centre, width: (10 * (this.posterior.ellipse().long || 1e-3) * width) / Math.min(width, height) });
+    const sigma = this.posterior.ellipse().long || 1e-3;
+    this.view.show({ ...centre, width: (10 * sigma * width) / Math.min(width, height) });
     this.viewChanged();
   }
 
@@ -596,7 +607,8 @@ class LatentMap {
 
   drawPoints() {
     const zoom = this.view.scale / this.view.fitScale();
-    const radius = POINT_RADIUS * Math.min(2.2, Math.max(0.8, zoom ** 0.3)) * (this.plane.order.length < 2000 ? 1.5 : 1);
+    const share = Math.min(2.2, Math.max(0.8, zoom ** 0.3)) * (this.plane.order.length < 2000 ? 1.5 : 1);
+    const radius = (POINT_RADIUS * share * this.look.typeSize) / 12; // larger where the type is
     this.painter.canvas.hidden = !this.layers.includes("points");
     const opacity = this.layers.includes("pictures") ? 0.6 : 0.85;
     if (!this.painter.canvas.hidden) this.painter.draw(this.view, radius, opacity);

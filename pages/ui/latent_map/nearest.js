@@ -56,9 +56,8 @@ class NearestIndex {
       if (bound > reach || (found.length === k && found[k - 1].square <= bound * bound)) break;
       const left = column - ring, right = column + ring;
       for (let r = Math.max(0, row - ring); r <= Math.min(this.nRows - 1, row + ring); r++) {
-        const isEdge = Math.abs(r - row) === ring; // of the other rows, the ring has its two ends alone
-        const step = isEdge ? 1 : right - left;
-        for (let c = isEdge ? Math.max(0, left) : left; c <= (isEdge ? Math.min(this.nColumns - 1, right) : right); c += step)
+        const step = Math.abs(r - row) === ring ? 1 : right - left; // of the inner rows, the ring's two ends alone
+        for (let c = left; c <= right; c += step)
           if (c >= 0 && c < this.nColumns) this.visit(r * this.nColumns + c, x, y, k, accept, found);
       }
     }

@@ -20,7 +20,8 @@ class Panel {
       <button data-do="save">Save as PNG</button>
       <section class="pins" aria-label="Pinned spots" hidden>
         <div class="pair">${PIN_NAMES.map((name) => `
-          <figure><img alt="Pin ${name}, decoded" decoding="sync"><figcaption><b>${name}</b> <span></span></figcaption></figure>`).join("")}
+          <figure><img alt="Pin ${name}, decoded" decoding="sync">
+            <figcaption><b>${name}</b> <span></span></figcaption></figure>`).join("")}
         </div>
         <p class="distance"></p>
         <button data-do="clear">Clear pins (Esc)</button>
@@ -28,12 +29,16 @@ class Panel {
       <section class="posterior" aria-label="Posterior of the pinned image" hidden>
         <p class="whose"></p>
         <div class="pair">
-          <figure><img alt="Decoded mean of the posterior" decoding="sync"><figcaption>decode(mu)</figcaption></figure>
-          <figure><img alt="Decoded sample of the posterior" decoding="sync"><figcaption>decode(sample)</figcaption></figure>
+          <figure><img alt="Decoded mean of the posterior" decoding="sync">
+            <figcaption>decode(mu)</figcaption></figure>
+          <figure><img alt="Decoded sample of the posterior" decoding="sync">
+            <figcaption>decode(sample)</figcaption></figure>
         </div>
         <p>Drag the ring on the map: it is the sample z&nbsp;=&nbsp;mu&nbsp;+&nbsp;σ&nbsp;·&nbsp;ε.</p>
-        <div class="scroll"><table><thead><tr><th></th><th>mu</th><th>σ</th><th>ε</th><th>z</th></tr></thead><tbody></tbody></table></div>
-        <p class="held" hidden>Map and picture differ in what they hold: the picture keeps this image's other dimensions.</p>
+        <div class="scroll"><table>
+          <thead><tr><th></th><th>mu</th><th>σ</th><th>ε</th><th>z</th></tr></thead><tbody></tbody>
+        </table></div>
+        <p class="held" hidden>The map shows what this plane has of it; the pictures have all dimensions.</p>
         <button data-do="redraw">New sample</button>
         <button data-do="zoom">Zoom to it</button>
       </section>`;
@@ -77,9 +82,11 @@ class Panel {
     this.posterior.querySelector(".whose").textContent = whose;
     this.posterior.querySelector(".held").hidden = posterior.mu.length <= 2;
     const z = posterior.z();
-    const cells = (...texts) => texts.map((text) => `<td>${text}</td>`).join("");
-    this.posterior.querySelector("tbody").innerHTML = posterior.mu.map((mu, d) =>
-      `<tr>${cells(`z${subscript(d + 1)}`, ...[mu, posterior.sigma[d], posterior.eps[d], z[d]].map((value) => value.toFixed(2)))}</tr>`).join("");
+    const row = (mu, d) => {
+      const numbers = [mu, posterior.sigma[d], posterior.eps[d], z[d]].map((value) => value.toFixed(2));
+      return `<tr>${[`z${subscript(d + 1)}`, ...numbers].map((text) => `<td>${text}</td>`).join("")}</tr>`;
+    };
+    this.posterior.querySelector("tbody").innerHTML = posterior.mu.map(row).join("");
   }
 
   save(name) {

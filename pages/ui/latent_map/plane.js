@@ -42,7 +42,7 @@ class Plane {
     return toFloats(this.logvar.slice(index * D, (index + 1) * D));
   }
 
-  /** A spot -> {z, index}: the z that it stands for, and the encoded image whose z that is where there is no way back. */
+  /** A spot -> {z, index}: the z that it stands for; on a plane without a way back, the nearest image's, and which. */
   toZ({ x, y }) {
     const { origin, axes } = this.header;
     if (this.invertible) return { z: origin.map((value, d) => value + x * axes[0][d] + y * axes[1][d]), index: null };
@@ -64,7 +64,8 @@ class Plane {
       else {
         const D = this.header.n_dims;
         this.allCodes = new Float32Array(this.header.n * D);
-        for (let i = 0; i < this.header.n; i++) for (let d = 0; d < D; d++) this.allCodes[i * D + d] = this.points[2 * i + d];
+        for (let i = 0; i < this.header.n; i++)
+          for (let d = 0; d < D; d++) this.allCodes[i * D + d] = this.points[2 * i + d];
       }
     }
     return this.allCodes;
@@ -74,7 +75,8 @@ class Plane {
   valuesOf(field) {
     const { values, n, n_dims } = this.header;
     const { dim } = values[field];
-    return dim === undefined ? toFloats(this[`value ${field}`]) : Float32Array.from({ length: n }, (_, i) => this.codes[i * n_dims + dim]);
+    if (dim === undefined) return toFloats(this[`value ${field}`]);
+    return Float32Array.from({ length: n }, (_, i) => this.codes[i * n_dims + dim]);
   }
 
   /** Where nearly all points lie: a few far ones must not shrink the crowd. */

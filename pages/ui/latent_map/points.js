@@ -1,5 +1,5 @@
 // Painters of points, one like the other: WebGL2 where the browser has it, else plain pixels.
-//   setPlaces(x y x y ...), setColours(r g b a ..., 0 to 255; a = 0 hides a point), in the order in which they are drawn
+//   setPlaces(x y x y ...), setColours(r g b a ..., 0 to 255; a = 0 hides a point), both in the order of drawing
 //   draw(view, radius, opacity): radius in CSS pixels
 
 const VERTEX_SHADER = `#version 300 es
@@ -133,7 +133,7 @@ class CardPainter {
   }
 }
 
-/** For browsers without WebGL2, and for those that only pretend to a graphics card: there this is several times faster. */
+/** For browsers without WebGL2, and for those that only pretend to a graphics card: there this is the faster one. */
 class PixelPainter {
   constructor() {
     this.canvas = makeCanvas();
@@ -185,8 +185,8 @@ function discStamp(radius, opacity, width) {
 }
 
 /**
- * Mixes the colour at colours[c] into the RGBA bytes about `middle`. On an empty pixel the colour is taken as it is; its
- * alpha grows as in "over" (Porter & Duff 1984).
+ * Mixes the colour at colours[c] into the RGBA bytes about `middle`. On an empty pixel the colour is taken as it is;
+ * its alpha grows as in "over" (Porter & Duff 1984).
  */
 function stampDisc(data, { steps, alphas }, middle, colours, c) {
   const r = colours[c], g = colours[c + 1], b = colours[c + 2];

@@ -9,7 +9,8 @@ function normals(n, seed) {
     t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
     return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
   };
-  return Float64Array.from({ length: n }, () => Math.sqrt(-2 * Math.log(1 - uniform())) * Math.cos(2 * Math.PI * uniform()));
+  const normal = () => Math.sqrt(-2 * Math.log(1 - uniform())) * Math.cos(2 * Math.PI * uniform());
+  return Float64Array.from({ length: n }, normal);
 }
 
 class Posterior {
@@ -56,7 +57,7 @@ class Posterior {
 
   /**
    * Changes eps so that the sample comes to lie at a spot: by the smallest change that does it, so what eps is in
-   * directions that the plane does not show stays. eps += sigma Aᵀ (A sigma² Aᵀ)⁻¹ (step), A being the plane's axes.
+   * directions that the plane does not show stays: eps += sigma Aᵀ (A sigma² Aᵀ)⁻¹ step, with the plane's axes A.
    */
   moveTo(target) {
     const [xx, xy, yy] = this.covariance;

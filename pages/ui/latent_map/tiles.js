@@ -9,7 +9,7 @@ const MARGIN = 1; // pixels around a tile that continue it, so that blurring mix
 class TileLayer {
   /**
    * width, height: pixels of one tile; cell: the side on screen that suits, CSS pixels, give or take √2;
-   * render(x, y, side): RGBA bytes of the tile whose lower left corner is at x, y, with a margin of one pixel all round.
+   * render(x, y, side): RGBA bytes of the tile whose lower left corner is at x, y, with a margin of a pixel all round.
    */
   constructor({ width, height, cell, render }) {
     Object.assign(this, { width, height, cell, render });
@@ -103,7 +103,8 @@ class TileLayer {
     const right = (tile.i * share - from.i) * this.width, up = (from.j + 1 - (tile.j + 1) * share) * this.height;
     // Neighbours meet on whole pixels, so that no gap shows between them.
     const [x0, x1, y0, y1] = [left, left + side, bottom - side, bottom].map(Math.round);
-    context.drawImage(this.atlas, x + MARGIN + right, y + MARGIN + up, this.width * share, this.height * share, x0, y0, x1 - x0, y1 - y0);
+    const source = [x + MARGIN + right, y + MARGIN + up, this.width * share, this.height * share];
+    context.drawImage(this.atlas, ...source, x0, y0, x1 - x0, y1 - y0);
   }
 }
 
@@ -144,7 +145,7 @@ class IdleWork {
   }
 }
 
-/** Idle is what the browser calls so; where it keeps silent (Safari, or a page that stands still), SPARE_TIME now and then. */
+/** Idle is what the browser calls so; where it keeps silent (Safari, a page that stands still), SPARE_TIME now and then. */
 function whenIdle(use) {
   const spare = () => {
     const end = performance.now() + SPARE_TIME;

@@ -1,4 +1,4 @@
-// The view: which part of the plane is on screen. CSS pixels; data -> screen by px = width / 2 + (x - this.x) * scale, y upwards.
+// The view: which part of the plane is on screen. Data -> CSS pixels by px = width / 2 + (x - this.x) * scale, y upwards.
 
 const MAX_ZOOM = 200; // from where all points are in view
 const MIN_ZOOM = 1 / 8;
