@@ -11,7 +11,7 @@ import scipy.stats
 import torch
 from sklearn.neighbors import KNeighborsClassifier
 
-from pages.ui.latent_map import _FOLDER, SCRIPTS
+from pages.ui.latent_map import _FOLDER, CLASS_COLOURS, SCRIPTS
 from pages.ui.latent_map.decoder import pack_decoder, travels_as_half
 from vae import VAE, ModelConfig
 from vae.config import ACTIVATIONS
@@ -477,3 +477,28 @@ def test_both_painters_draw_the_same_points(run, ratio):
         assert len(np.nonzero(ink.sum(2) > 128)[0]) == pytest.approx(
             3 * np.pi * (6 * ratio) ** 2, rel=0.2
         )  # the fourth hides
+
+
+# Machado, Oliveira & Fernandes 2009, at full severity: what a colour of linear RGB looks like to such eyes.
+EYES = {
+    "all cones": np.eye(3),
+    "no red": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "no green": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]],
+    "no blue": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.3039]],
+}
+
+
+@pytest.mark.parametrize("eyes", EYES)
+def test_the_classes_stay_apart_for_colour_blind_eyes(eyes):
+    """In CIELAB, where a difference of 2 is just seen; the ten colours of tab10 come as near as 4.6."""
+
+    def lab(colour: str) -> np.ndarray:
+        srgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+        linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+        seen = np.clip(np.array(EYES[eyes]) @ linear, 0, 1)
+        to_xyz = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+        xyz = np.array(to_xyz) @ seen / [0.95047, 1, 1.08883]
+        f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+        return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+    assert scipy.spatial.distance.pdist([lab(colour) for colour in CLASS_COLOURS]).min() > 15

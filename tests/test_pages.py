@@ -7,11 +7,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from streamlit.testing.v1 import AppTest
 
 from pages.ui.latent_map import _read_question, _read_selection, _read_spot, map_payload
 from vae import runs
-from vae.checkpoint import SHIPPED_ROOT, load_latents, load_model
+from vae.checkpoint import SHIPPED_ROOT, find, load_latents, load_model, save_latents
 from vae.config import ModelConfig, TrainConfig
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -180,6 +181,22 @@ def test_interpolation_ends_at_the_two_codes_and_is_named():
 
     mu = open_model("mnist-2d").latents.mu[end]
     assert f"**z** = ({', '.join(f'{value:.2f}' for value in mu.tolist())})" in texts(app)
+
+
+def test_a_code_that_is_no_number_is_said_and_never_drawn_by_chance():
+    runs.create("odd", ModelConfig((1, 8, 8), widths=(16,)), TrainConfig("digits", epochs=1))
+    assert list(runs.work("odd"))
+    latents = load_latents(find("odd"))
+    latents.mu[:] = torch.where(torch.arange(300).unsqueeze(1) == 7, latents.mu, torch.nan)
+    save_latents(find("odd"), latents, half=False)
+    app = open_page("interpolate")
+    app.selectbox(key="model").select("odd").run()
+    assert not app.exception
+    app.number_input(key="walk from odd index").set_value(5).run()
+    assert "The code of image 5 is not a number" in texts(app)
+    app.button(key="walk from odd chance").click().run()
+    assert app.number_input(key="walk from odd index").value == 7
+    assert not app.exception
 
 
 def test_redraw_changes_the_samples_and_the_same_seed_brings_them_back():

@@ -20,12 +20,13 @@ def pick_image(opened: OpenModel, label: str, key: str, default_class: int) -> i
     """Chooses a held-out image by class, by index or by chance, and shows it. Returns its index."""
     key = f"{key} {opened.name}"
     class_key, index_key = f"{key} class", f"{key} index"
-    labels = opened.latents.labels.tolist()
+    labels, is_code = opened.latents.labels.tolist(), opened.latents.finite.tolist()
     state = st.session_state
 
     def members() -> list[int]:
         chosen = state[class_key]
-        return [i for i, label in enumerate(labels) if chosen == ANY_CLASS or opened.class_names[label] == chosen]
+        in_class = [i for i, label in enumerate(labels) if chosen in (ANY_CLASS, opened.class_names[label])]
+        return [i for i in in_class if is_code[i]]
 
     def follow_class() -> None:
         indices = members()
@@ -37,7 +38,7 @@ def pick_image(opened: OpenModel, label: str, key: str, default_class: int) -> i
             state[class_key] = opened.class_names[labels[state[index_key]]]
 
     def draw() -> None:
-        state[index_key] = random.choice(members() or range(len(labels)))
+        state[index_key] = random.choice(members() or [i for i in range(len(labels)) if is_code[i]])
         follow_index()
 
     if index_key not in state:
@@ -49,6 +50,9 @@ def pick_image(opened: OpenModel, label: str, key: str, default_class: int) -> i
     left.selectbox("Class", [ANY_CLASS, *opened.class_names], key=class_key, on_change=follow_class)
     index = right.number_input("Index", 0, len(labels) - 1, key=index_key, step=1, on_change=follow_index)
     st.button("By chance", key=f"{key} chance", on_click=draw)
+    if not is_code[index]:
+        st.warning(f"The code of image {index:,} is not a number, so nothing can be decoded from it; choose another.")
+        st.stop()
     _show_image(opened, index, label)
     return index
 
@@ -168,7 +172,7 @@ def show_dimensions(name: str) -> None:
         "Start from the middle or from an image's code."
     )
     # Wide enough for every image's code, and for the prior.
-    limit = max(4.0, float(opened.latents.mu.abs().max().ceil()))
+    limit = max(4.0, float(opened.latents.mu[opened.latents.finite].abs().max().ceil()))
     left, right = st.columns([0.4, 0.6], gap="large")
     keys = [f"dimension {name} {i}" for i in range(n_dims)]
     with left:
