@@ -90,9 +90,9 @@ def test_a_payload_beyond_the_limit_is_thinned_and_says_so(monkeypatch):
     map_payload.clear()
     header = map_header(open_page("latent_map"))
     map_payload.clear()
-    assert header["stride"] == 3
-    assert header["n"] == 3334
-    assert header["notices"] == ["One in 3 of 10,000 images is drawn: all of them would be too much for the browser."]
+    assert header["stride"] == 2  # 17 bytes a point
+    assert header["n"] == 5000
+    assert header["notices"] == ["One in 2 of 10,000 images is drawn: all of them would be too much for the browser."]
 
 
 def test_home_has_the_map_alone_and_the_map_page_its_tools():
