@@ -52,7 +52,11 @@ def _pick_images(opened: OpenModel, place: DeltaGenerator) -> str:
     """Those trained on can be shown where the data set is on this machine."""
     if not data.is_present(opened.training.dataset) or not opened.latents.has_labels:
         return "held_out"
-    return place.selectbox("Points", list(IMAGES), format_func=IMAGES.get, key="images", **LINKED)
+    # With other points PCA finds another plane, whose places are others; that of two dimensions stays what it is.
+    other_plane = forget_place if opened.config.latent_dim > 2 else None
+    return place.selectbox(
+        "Points", list(IMAGES), format_func=IMAGES.get, key="images", on_change=other_plane, **LINKED
+    )
 
 
 def _pick_dims(opened: OpenModel) -> MapChoice:
