@@ -87,10 +87,9 @@ def drag(page: Page, box: dict[str, float], *places: tuple[float, float]) -> Non
 
 
 def wait_until(page: Page, expression: str) -> None:
-    """Until a JavaScript expression of `map` is true."""
-    page.wait_for_function(
-        f"(() => {{ const map = document.querySelector('.latent-map')?.map; return map && {expression}; }})()"
-    )
+    """Until a JavaScript expression of `map` is true; for a moment, a new map stands beside the one that goes."""
+    find = "const [root, other] = document.querySelectorAll('.latent-map'), map = !other && root?.map"
+    page.wait_for_function(f"(() => {{ {find}; return map && {expression}; }})()")
 
 
 def layer(page: Page, name: str):
@@ -618,6 +617,24 @@ def test_another_model_does_not_inherit_the_place(page, address):
     assert state(page, "[map.pins.length, map.view.isOwn]") == [0, False]
     assert "pins=" not in page.url
     assert "model=digits-2d" in page.url
+
+
+def test_layers_that_mean_nothing_on_one_map_come_back_on_the_next(page, address):
+    open_map(page, f"{address}?model=mnist-16d&layers=points,pictures,posterior")
+    for option, kind, shown in (("t-SNE", "tsne", ["points"]), ("PCA", "pca", ["points", "pictures", "posterior"])):
+        page.get_by_test_id("stSelectbox").filter(has_text="Projection").click()
+        page.get_by_role("option", name=option).click()
+        wait_until(page, f"map.header.kind === '{kind}'")
+        assert state(page, "map.layers") == shown
+
+
+def test_a_link_shows_just_what_it_says(page, address):
+    box = open_map(page, f"{address}?model=mnist-2d")
+    click(page, box, 0.3, 0.3)
+    click(page, box, 0.6, 0.3)
+    page.wait_for_function("location.search.includes('pins=')")
+    open_map(page, f"{address}?model=mnist-2d&pins=1,1")  # in the same tab, which remembers two
+    assert state(page, "map.pins.map(({ x, y }) => [x, y])") == [[1, 1]]
 
 
 def test_a_link_that_can_not_be_read_shows_the_whole_map_and_says_so(page, address):

@@ -417,12 +417,20 @@ def test_a_link_comes_back(run):
     assert back == state
 
 
+def test_a_link_without_layers_has_none(run):
+    state = {"view": None, "pins": [], "layers": [], "colour": "", "hidden": []}
+    assert run("(state) => readLink(linkWith('', state)).layers", state) == []
+
+
 def test_a_link_without_a_place_has_no_fields_for_it(run):
     nothing = {"view": None, "pins": [], "layers": None, "colour": "", "hidden": []}
     assert run("(state) => linkWith('?model=mine&view=1,2,3&pins=1,1', state)", nothing) == "model=mine"
 
 
-@pytest.mark.parametrize("link", ["?view=here", "?view=1,2,-3", "?view=1,2", "?pins=1;2", "?pins=a,b", "?view=1,NaN,2"])
+@pytest.mark.parametrize(
+    "link",
+    ["?view=here", "?view=1,2,-3", "?view=1,2", "?pins=1;2", "?pins=a,b", "?view=1,NaN,2", "?layers=all", "?hidden=a"],
+)
 def test_a_link_that_can_not_be_read_is_refused(run, link):
     assert (
         run("(link) => { try { readLink(link); return 'read'; } catch (e) { return e.name; } }", link) == "RangeError"

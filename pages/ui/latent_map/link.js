@@ -2,6 +2,7 @@
 
 const LINK_DELAY = 300; // milliseconds; browsers refuse an address that changes too often
 
+const NO_LAYERS = "none";
 const isFinitePair = (numbers) => numbers.length >= 2 && numbers.every(Number.isFinite);
 
 /** The address -> {view, pins, layers, colour, hidden}, null for what it does not hold. Throws if it can't be read. */
@@ -12,6 +13,12 @@ function readLink(search) {
     if (!isFinitePair(parts)) throw new RangeError(text);
     return parts;
   };
+  const check = (isGood, value) => {
+    if (!isGood) throw new RangeError(value);
+    return value;
+  };
+  const known = (name) => check(name in LAYERS, name);
+  const whole = (label) => check(Number.isInteger(label), label);
   const get = (name, read) => (fields.has(name) ? read(fields.get(name)) : null);
   return {
     view: get("view", (text) => {
@@ -20,9 +27,9 @@ function readLink(search) {
       return { x, y, width };
     }),
     pins: get("pins", (text) => text.split(";").filter(Boolean).slice(0, 2).map(numbers).map(([x, y]) => ({ x, y }))),
-    layers: get("layers", (text) => text.split(",").filter(Boolean)),
+    layers: get("layers", (text) => (text === NO_LAYERS ? [] : text.split(",").map(known))),
     colour: get("colour", (text) => text),
-    hidden: get("hidden", (text) => text.split(",").filter(Boolean).map(Number)),
+    hidden: get("hidden", (text) => text.split(",").map(Number).map(whole)),
   };
 }
 
@@ -33,7 +40,7 @@ function linkWith(search, { view, pins, layers, colour, hidden }) {
   const set = (name, text) => (text ? fields.set(name, text) : fields.delete(name));
   set("view", view && [view.x, view.y, view.width].map(short).join(","));
   set("pins", pins.map(({ x, y }) => `${short(x)},${short(y)}`).join(";"));
-  set("layers", layers?.join(","));
+  set("layers", layers && (layers.join(",") || NO_LAYERS));
   set("colour", colour);
   set("hidden", hidden.join(","));
   return fields.toString().replaceAll("%2C", ",").replaceAll("%3B", ";");

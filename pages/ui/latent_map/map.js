@@ -182,20 +182,22 @@ class LatentMap {
   /** The link comes first, then what this tab remembers of this map; at last everything in view. */
   restore() {
     const { id, linked, tools } = this.header;
-    const kept = tabMemory.read(id) ?? {};
     const settings = (tools && tabMemory.read("settings")) || {};
-    let link = {};
+    let link = {}, kept = tabMemory.read(id) ?? {};
     try {
       if (linked) link = readLink(location.search);
     } catch {
       this.problem = "The link's view can't be read, so the whole map is shown.";
+      kept = {};
     }
+    if (link.view || link.pins) kept = {}; // a link that says where shows just that
     const known = ({ name }) => name === (link.colour ?? settings.colour);
     const place = link.view ?? kept.view;
     if (place) this.view.show(place);
     this.pins = link.pins ?? kept.pins ?? [];
     this.spot = this.pins.at(-1) ?? kept.spot ?? null;
-    this.layers = (link.layers ?? settings.layers ?? DEFAULT_LAYERS).filter((name) => this.available.includes(name));
+    this.wanted = link.layers ?? settings.layers ?? DEFAULT_LAYERS; // also those that mean nothing on this map
+    this.layers = this.wanted.filter((name) => this.available.includes(name));
     this.colour = this.header.values.some(known) ? (link.colour ?? settings.colour) : "";
     this.plane.hidden = new Set(link.hidden ?? []);
     this.outline = [];
@@ -207,7 +209,7 @@ class LatentMap {
   remember() {
     const view = this.view.place();
     const pins = this.pins.map(({ x, y }) => ({ x, y }));
-    const { layers, colour } = this;
+    const { wanted: layers, colour } = this;
     tabMemory.write(this.header.id, { view, pins, spot: this.spot });
     if (this.header.tools) tabMemory.write("settings", { layers, colour });
     if (!this.header.linked) return;
@@ -277,7 +279,9 @@ class LatentMap {
 
   setLayers(layers) {
     const hadPosterior = this.layers.includes("posterior");
+    const others = this.wanted.filter((name) => !this.available.includes(name)); // for maps where they mean something
     this.layers = layers;
+    this.wanted = Object.keys(LAYERS).filter((name) => layers.includes(name) || others.includes(name));
     if (!hadPosterior && layers.includes("posterior")) {
       if (!this.pins.length) this.pins = [this.spot];
       this.pins = this.pins.map((pin) => this.settle(pin));
