@@ -283,6 +283,9 @@ def test_a_new_sample_and_the_keyboard_move_epsilon(page, address):
     box = open_map(page, f"{address}?model=mnist-16d")
     layer(page, "Posterior").check()
     click(page, box, 0.4, 0.4)
+    # The pin stands for the image, not for the z of the plane below it: so the image is its own nearest neighbour.
+    index = state(page, "map.posterior.index")
+    page.get_by_alt_text(re.compile(rf"Neighbour 1: image {index:,}: class \d, at 0.00")).wait_for()
     first = state(page, "Array.from(map.posterior.eps)")
     page.get_by_role("button", name="New sample").click()
     second = state(page, "Array.from(map.posterior.eps)")

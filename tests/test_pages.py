@@ -138,6 +138,7 @@ def test_umap_is_offered_where_it_is_installed(monkeypatch):
         {"click": {"x": "NaN", "y": 0}},
         {"click": {"x": 1}},
         {"click": "here"},
+        {"click": {"x": 0, "y": 0, "image": "first"}},
         {"selection": {"outline": [[0]], "hidden": []}},
         {"selection": {"outline": [[0, 0]] * 401, "hidden": []}},
         {"decode": {"token": 1, "z": [[0.0, 1e400]]}},

@@ -30,8 +30,15 @@ def explore_map(name: str, choice: MapChoice, key: str, height: int = 520, tools
     selection = _latest(f"selection {key} {opened.stamp}", picks.selection, Selection())
     if selection.outline:
         show_selection(opened, choice, selection)
-    z, _ = project(opened, choice).to_z(spot.x, spot.y)
-    _show_neighbours(opened, choice, z)
+    _show_neighbours(opened, choice, _z_of(opened, choice, spot))
+
+
+def _z_of(opened: OpenModel, choice: MapChoice, spot: Spot) -> Tensor:
+    """The code of the image that a spot stands for, else the z that it decodes."""
+    mu = map_latents(opened, choice).mu
+    if spot.image is not None and 0 <= spot.image < len(mu):
+        return mu[spot.image]
+    return project(opened, choice).to_z(spot.x, spot.y)[0]
 
 
 def _latest(memory: str, pick: Spot | Selection | None, default: Spot | Selection) -> Spot | Selection:

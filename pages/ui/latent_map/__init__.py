@@ -65,6 +65,7 @@ class Spot:
 
     x: float
     y: float
+    image: int | None = None  # the index of the image that the spot stands for, if it does
 
 
 @dataclass(frozen=True)
@@ -230,7 +231,7 @@ def latent_map(payload: bytes, key: str) -> Picks:
     """Draws the map; returns what was just done on it.
 
     payload: what `map_payload` or `moving_payload` made. The browser keeps the view and the pins by the map's id.
-    What comes back is checked: {x, y}; {outline: [[x, y], ...], hidden: [class, ...]}; {token, z: [[...], ...]}.
+    What comes back is checked: {x, y, image}; {outline: [[x, y], ...], hidden: [class, ...]}; {token, z: [[...], ...]}.
     """
     events = ("click", "selection", "decode")
     result = _map(key=key, data=payload, **{f"on_{event}_change": lambda: None for event in events})
@@ -247,8 +248,9 @@ def answer(opened: OpenModel, choice: MapChoice, question: Question, key: str) -
 
 def _read_spot(click: Any) -> Spot | None:
     try:
-        spot = Spot(float(click["x"]), float(click["y"]))
-    except (KeyError, TypeError, ValueError):
+        image = click.get("image")
+        spot = Spot(float(click["x"]), float(click["y"]), None if image is None else int(image))
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
         return None
     return spot if math.isfinite(spot.x) and math.isfinite(spot.y) else None
 

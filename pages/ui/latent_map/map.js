@@ -157,7 +157,8 @@ class LatentMap {
       this.plane.hidden = before.hidden;
     }
     this.pins = this.pins.map((pin) => this.settle(pin));
-    this.spot ??= { x: 0, y: 0, index: null };
+    this.spot = this.pins.at(-1) ?? this.spot ?? { x: 0, y: 0, index: null };
+    if (isNew && this.pins.length) this.reportSpot();
     this.moveFrom(before);
     buildLegend(this.legend, this.plane, this.classColours, (label) => this.toggleClass(label));
     this.say("");
@@ -195,14 +196,13 @@ class LatentMap {
     const place = link.view ?? kept.view;
     if (place) this.view.show(place);
     this.pins = link.pins ?? kept.pins ?? [];
-    this.spot = this.pins.at(-1) ?? kept.spot ?? null;
+    this.spot = kept.spot ?? null;
     this.wanted = link.layers ?? settings.layers ?? DEFAULT_LAYERS; // also those that mean nothing on this map
     this.layers = this.wanted.filter((name) => this.available.includes(name));
     this.colour = this.header.values.some(known) ? (link.colour ?? settings.colour) : "";
     this.plane.hidden = new Set(link.hidden ?? []);
     this.outline = [];
     this.tool = null;
-    if (this.pins.length) this.tell("click", { x: this.spot.x, y: this.spot.y });
   }
 
   /** Writes down what is shown: for this tab, and for the address where the page's link means this map. */
@@ -401,7 +401,8 @@ class LatentMap {
 
   reportSpot() {
     this.remember();
-    this.tell("click", { x: this.spot.x, y: this.spot.y });
+    const { x, y, index } = this.spot;
+    this.tell("click", { x, y, image: index === null ? null : index * this.header.stride });
   }
 
   clear() {
