@@ -359,6 +359,11 @@ def test_a_selection_leaves_out_hidden_classes_saves_csv_and_is_cleared(page, ad
     page.get_by_label("Latent map", exact=True).focus()
     page.keyboard.press("Escape")
     page.get_by_alt_text("Selected images").wait_for(state="detached")
+    page.get_by_role("button", name="In view", exact=True).click()
+    page.get_by_alt_text("Selected images").wait_for()
+    page.get_by_role("button", name="Clear", exact=True).click()
+    page.get_by_alt_text("Selected images").wait_for(state="detached")
+    expect(page.get_by_role("button", name="Clear", exact=True)).to_be_hidden()
 
 
 def test_an_empty_selection_says_so(page, address):

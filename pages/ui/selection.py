@@ -22,7 +22,7 @@ def show_selection(opened: OpenModel, choice: MapChoice, selection: Selection) -
     latents = map_latents(opened, choice)
     indices = find_selected(opened, choice, selection)
     n = len(indices)
-    st.markdown(f"**Selection**: {n:,} of {len(latents.mu):,} images. Esc on the map clears it.")
+    st.markdown(f"**Selection**: {n:,} of {len(latents.mu):,} images. Clear above the map, or Esc on it, ends it.")
     if not n:
         st.info("No image lies in this outline; draw it around some points.")
         return

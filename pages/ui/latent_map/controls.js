@@ -52,6 +52,7 @@ class Controls {
         <button data-select="box" aria-pressed="false" title="Drag a box around points (or Shift and drag)">Box</button>
         <button data-select="lasso" aria-pressed="false" title="Draw around points">Lasso</button>
         <button data-select="view" title="All points in view">In view</button>
+        <button data-select="none" title="End the selection (Esc)">Clear</button>
       </div>`;
     const select = this.element.querySelector("select");
     for (const { name, title } of values) select.add(new Option(title, name));
@@ -62,9 +63,10 @@ class Controls {
     return [...this.element.querySelectorAll("input:checked")].map((input) => input.value);
   }
 
-  show({ layers, colour, tool }) {
+  show({ layers, colour, tool, outline }) {
     for (const input of this.element.querySelectorAll("input")) input.checked = layers.includes(input.value);
     this.element.querySelector("select").value = colour;
+    this.element.querySelector("[data-select=none]").hidden = outline.length === 0;
     for (const button of this.element.querySelectorAll("[aria-pressed]"))
       button.setAttribute("aria-pressed", String(button.dataset.select === tool));
   }

@@ -78,14 +78,14 @@ class LatentMap {
     find("[data-do=full]").hidden = !document.fullscreenEnabled;
     this.panel = new Panel(find(".panel"), {
       save: () => this.panel.save(this.header.name),
-      clear: () => this.clear(),
+      clear: () => this.clearPins(),
       redraw: () => this.redrawSample(),
       zoom: () => this.zoomToPosterior(),
     });
     this.controls = new Controls(find(".controls"), {
       layers: (layers) => this.setLayers(layers),
       colour: (colour) => this.setColour(colour),
-      select: (tool) => (tool === "view" ? this.selectView() : this.setTool(this.tool === tool ? null : tool)),
+      select: (what) => this.startSelection(what),
     });
     this.usePainter(makePainter(() => this.usePainter(new PixelPainter()), () => this.usePainter(this.card)));
   }
@@ -406,12 +406,12 @@ class LatentMap {
   }
 
   clear() {
+    this.clearPins();
+    this.clearSelection();
+  }
+
+  clearPins() {
     this.pins = [];
-    this.setTool(null);
-    if (this.outline.length) {
-      this.outline = [];
-      this.tell("selection", { outline: [], hidden: [] });
-    }
     this.showPins();
     this.redraw();
     this.remember();
@@ -527,6 +527,20 @@ class LatentMap {
 
   showOutline(outline) {
     this.outline = outline;
+    this.redraw();
+  }
+
+  /** what: box, lasso, view or none, as the buttons say. */
+  startSelection(what) {
+    if (what === "view") this.selectView();
+    else if (what === "none") this.clearSelection();
+    else this.setTool(this.tool === what ? null : what);
+  }
+
+  clearSelection() {
+    if (this.outline.length) this.tell("selection", { outline: [], hidden: [] });
+    this.outline = [];
+    this.setTool(null);
     this.redraw();
   }
 
