@@ -17,7 +17,7 @@ import re
 import sys
 import tempfile
 import textwrap
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from vae.config import ConfigError, ModelConfig, TrainConfig
 from vae.data import dataset_info
 from vae.latent import EMBEDDINGS, Latents
 from vae.model import VAE
-from vae.train import Record, Terms
+from vae.train import Change, Record, Terms
 
 SHIPPED_ROOT = Path(__file__).resolve().parent.parent / "checkpoints"
 MAX_JSON_BYTES = 1_000_000
@@ -308,25 +308,42 @@ def read_metrics(folder: Path) -> Metrics:
 
 def read_history(folder: Path) -> list[Record]:
     """The records so far; a line that is being written, or was cut by a crash, does not count."""
-    path = folder / "history.jsonl"
+    return [line for line in _read_lines(folder / "history.jsonl") if isinstance(line, Record)]
+
+
+def read_changes(folder: Path) -> list[Change]:
+    """The settings that were changed while the run went on, in order."""
+    return [line for line in _read_lines(folder / "history.jsonl") if isinstance(line, Change)]
+
+
+def _read_lines(path: Path) -> list[Record | Change]:
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
         return []
     except OSError as error:
         raise CheckpointError(_damaged(path, "it can't be read")) from error
-    return [record for line in lines if (record := _to_record(line))]
+    return [item for line in lines if (item := _to_item(line))]
 
 
 @lru_cache(maxsize=50_000)  # whoever watches a run reads its history twice a second
-def _to_record(line: str) -> Record | None:
-    values: dict[str, Any] = {}
+def _to_item(line: str) -> Record | Change | None:
+    """A line of history.jsonl; None if it is neither a record nor a change."""
     try:
-        for key, value in json.loads(line).items():
-            if key in ("train", "held_out"):
-                values[key] = None if value is None else Terms(**{name: float(nats) for name, nats in value.items()})
-            else:
-                values[key] = int(value) if key in ("step", "n_steps") else float(value)
-        return Record(**values)
+        content = json.loads(line)
+        if "setting" in content:
+            change = Change(**content)
+            return replace(change, step=int(change.step), epoch=float(change.epoch), value=float(change.value))
+        return _to_record(content)
     except (ValueError, TypeError, AttributeError, ArithmeticError, RecursionError):
         return None
+
+
+def _to_record(content: dict[str, Any]) -> Record:
+    values: dict[str, Any] = {}
+    for key, value in content.items():
+        if key in ("train", "held_out"):
+            values[key] = None if value is None else Terms(**{name: float(nats) for name, nats in value.items()})
+        elif value is not None:
+            values[key] = int(value) if key in ("step", "n_steps") else float(value)
+    return Record(**values)

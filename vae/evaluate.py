@@ -63,9 +63,17 @@ def reconstruction_mse(model: VAE, images: Tensor, mu: Tensor) -> float:
     return total / images.numel()
 
 
+def active_dims(mu: Tensor) -> Tensor:
+    """Whether mu varies from image to image in each latent dimension; the others have collapsed to the prior.
+
+    mu: (N, D). Returns (D,) bool. Source: Burda et al., arXiv:1509.00519, section 5.1.
+    """
+    return mu.var(0) > ACTIVE_UNIT_VARIANCE
+
+
 def active_units(mu: Tensor) -> int:
-    """Latent dimensions whose mu varies from image to image. mu: (N, D). Source: Burda et al., arXiv:1509.00519."""
-    return int((mu.var(0) > ACTIVE_UNIT_VARIANCE).sum())
+    """How many latent dimensions are in use. mu: (N, D)."""
+    return int(active_dims(mu).sum())
 
 
 def knn_accuracy(train_mu: Tensor, train_labels: Tensor, mu: Tensor, labels: Tensor) -> float:

@@ -46,6 +46,18 @@ class Record:
     images_per_second: float  # since the last record
     train: Terms | None  # None before the first step
     held_out: Terms | None  # over the first N_LIVE_HELD_OUT held-out images; None between epochs
+    beta: float | None = None  # weight of the KL in the last step; None in a history older than this field
+    learning_rate: float | None = None  # Adam's in the last step
+
+
+@dataclass(frozen=True)
+class Change:
+    """A setting that someone changed while the run went on."""
+
+    step: int  # the steps after this one are under the new value
+    epoch: float
+    setting: str  # beta, learning_rate or epochs
+    value: float
 
 
 def pick_device(name: str) -> torch.device:
