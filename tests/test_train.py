@@ -1,16 +1,30 @@
 """Training: same seed, same weights; every record's numbers can be added up by someone else."""
 
 import copy
+import itertools
+import time
 from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as tensors_to_bytes
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
 from vae import VAE, ConfigError, ModelConfig, TrainConfig, data
-from vae import train as training
-from vae.train import Record, Terms, TrainingError, held_out_terms, learning_rate_at, pick_device, train
+from vae.train import (
+    Record,
+    Terms,
+    Training,
+    TrainingError,
+    beta_share_at,
+    fast_arithmetic,
+    held_out_terms,
+    learning_rate_at,
+    pick_device,
+    train,
+)
 
 MODEL = ModelConfig((1, 8, 8), widths=(32,), latent_dim=2)
 TRAINING = TrainConfig("digits", epochs=2, device="cpu")
@@ -177,7 +191,7 @@ def test_records_tell_where_training_stands(digits):
 
 
 def test_a_long_run_keeps_its_history_small(digits, monkeypatch):
-    monkeypatch.setattr(training, "MAX_RECORDS", 20)
+    monkeypatch.setattr("vae.train.MAX_RECORDS", 20)
     few = digits[0][:64], digits[1][:10]
     for epochs, batch_size in ((18, 4), (90, 32)):
         records = list(train(VAE(MODEL), replace(TRAINING, epochs=epochs, batch_size=batch_size), *few))
@@ -187,7 +201,7 @@ def test_a_long_run_keeps_its_history_small(digits, monkeypatch):
 
 
 def test_live_held_out_terms_take_a_part_of_a_large_set(digits, monkeypatch):
-    monkeypatch.setattr(training, "N_LIVE_HELD_OUT", 50)
+    monkeypatch.setattr("vae.train.N_LIVE_HELD_OUT", 50)
     model, records = train_all(digits)
     assert records[-1].held_out == held_out_terms(model, digits[1][:50], beta=1.0)
 
@@ -261,7 +275,7 @@ def test_schedules_are_torchs(schedule, judge):
 
 def test_training_follows_the_schedule(digits, monkeypatch):
     """With the learning rate at 0 from the second step on, the weights stand still from there."""
-    monkeypatch.setattr(training, "learning_rate_at", lambda progress, _schedule: 1.0 if progress == 0 else 0.0)
+    monkeypatch.setattr("vae.train.learning_rate_at", lambda progress, _schedule: 1.0 if progress == 0 else 0.0)
     records = train(model := VAE(MODEL), replace(TRAINING, epochs=1), *digits)
     weights = [copy.deepcopy(model.state_dict()) for _ in records]
     assert not torch.equal(weights[0]["encoder.1.weight"], weights[1]["encoder.1.weight"])
@@ -274,7 +288,91 @@ def test_fast_arithmetic_is_over_when_it_ends():
         return torch.tensor([1e-40]).mul(1.0).item()
 
     before = torch.get_float32_matmul_precision()
-    with training.fast_arithmetic():
+    with fast_arithmetic():
         assert tiny() == 0
     assert tiny() > 0
     assert torch.get_float32_matmul_precision() == before
+
+
+# Taken up again
+
+
+@pytest.mark.parametrize("n_records", [1, 2, 7, 12])
+@pytest.mark.parametrize("network", ["mlp", "conv"])
+def test_a_training_that_is_taken_up_again_is_the_same(digits, network, n_records):
+    """Whatever record it was kept at, also in the middle of an epoch: the same weights, bit for bit."""
+    config = ModelConfig((1, 8, 8), "conv", (4, 8), (16,), 3) if network == "conv" else MODEL
+    whole = Training(VAE(config), TRAINING, *digits)
+    list(whole.records())
+    first = Training(VAE(config), TRAINING, *digits)
+    records = list(itertools.islice(first.records(), n_records))
+    second = Training(VAE(config), replace(TRAINING, seed=99), *digits)  # nothing may come from a fresh start
+    second.load_state(load_tensors(tensors_to_bytes(first.state())))
+    rest = list(second.records())
+    assert [record.step for record in records + rest] == sorted({record.step for record in records + rest})
+    assert rest[-1].step == whole.n_steps
+    assert rest[0].seconds > records[-1].seconds
+    assert all(map(torch.equal, second.model.state_dict().values(), whole.model.state_dict().values()))
+
+
+def test_beta_and_learning_rate_may_change_under_way(digits):
+    training = Training(VAE(MODEL), replace(TRAINING, epochs=2, schedule="constant"), *digits)
+    records = training.records()
+    assert next(records).beta == TRAINING.beta
+    training.beta, training.learning_rate = 7.0, 1e-4
+    later = next(records)
+    assert (later.beta, later.learning_rate) == (7.0, 1e-4)
+    assert later.train.loss == pytest.approx(later.train.recon_loss + 7 * later.train.kl, rel=1e-5)
+
+
+def test_every_step_has_a_record_if_asked(digits):
+    training = Training(VAE(MODEL), replace(TRAINING, epochs=1), *digits)
+    training.every_step = True
+    assert [record.step for record in training.records()] == list(range(training.n_steps + 1))
+
+
+def test_waiting_does_not_count(digits):
+    training = Training(VAE(MODEL), replace(TRAINING, epochs=1), *digits)
+    waited = []
+
+    def wait_once() -> bool:
+        if not waited:
+            waited.append(time.sleep(1.5))
+        return False
+
+    assert list(training.records(wait_once))[-1].seconds < 1.5
+
+
+# Schedules of beta
+
+
+def share_at(epoch: float, **options: object) -> float:
+    return beta_share_at(epoch, replace(TRAINING, **options), epochs=8)
+
+
+def test_beta_schedules():
+    assert [share_at(epoch) for epoch in (0, 3.5, 8)] == [1, 1, 1]
+    assert [share_at(epoch, beta_schedule="warmup", warmup_epochs=4.0) for epoch in (0, 1, 3, 4, 8)] == [
+        0, 0.25, 0.75, 1, 1
+    ]  # fmt: skip
+    cyclical = [share_at(epoch, beta_schedule="cyclical", n_cycles=2) for epoch in (0, 1, 2, 3.9, 4, 5, 6, 7)]
+    assert cyclical == [0, 0.5, 1, 1, 0, 0.5, 1, 1]
+
+
+def test_beta_warms_up_in_training(digits):
+    config = replace(TRAINING, epochs=4, beta=2.0, beta_schedule="warmup", warmup_epochs=2.0)
+    _, records = train_all(digits, config=config)
+    by_epoch = {record.epoch: record for record in records}
+    assert by_epoch[0].beta == 0
+    assert 0.8 < by_epoch[1].beta < 1  # of its last step
+    assert by_epoch[4].beta == 2
+
+
+def test_free_bits_keep_dimensions_in_use(digits):
+    """At a beta that presses all KL away, each dimension keeps about its free bits."""
+    config = replace(TRAINING, epochs=20, beta=30.0, learning_rate=5e-3)
+    pressed = train_all(digits, config=config)[1][-1].held_out
+    free = train_all(digits, config=replace(config, free_bits=0.5))[1][-1].held_out
+    assert pressed.kl < 0.2
+    assert 0.8 < free.kl < 2.0
+    assert free.loss >= free.recon_loss + 30 * 2 * 0.5

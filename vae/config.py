@@ -9,6 +9,7 @@ NETWORKS = ("mlp", "conv")
 LIKELIHOODS = ("bernoulli", "gaussian")
 ACTIVATIONS = ("gelu", "relu", "tanh")
 SCHEDULES = ("cosine", "linear", "constant")
+BETA_SCHEDULES = ("constant", "warmup", "cyclical")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
@@ -106,6 +107,10 @@ class TrainConfig:
     device: str = "auto"  # one of DEVICES; auto takes a GPU where torch finds one
     threads: int = 0  # torch threads, 0 to 1,024; 0 leaves one core to the app
     half: bool = False  # keep the finished weights and codes as float16 on disk
+    beta_schedule: str = "constant"  # how beta gets to its value; one of BETA_SCHEDULES
+    warmup_epochs: float = 5.0  # warmup only: beta rises from 0 over so many epochs; above 0, at most 100,000
+    n_cycles: int = 4  # cyclical only: how often beta rises from 0 in the whole training, 1 to 1,000
+    free_bits: float = 0.0  # nats of each dimension's KL that cost nothing, 0 to 100
 
     def __post_init__(self) -> None:
         if not isinstance(self.dataset, str) or not self.dataset:
@@ -120,3 +125,7 @@ class TrainConfig:
         check_integer("threads", self.threads, 0, 1024)
         if not isinstance(self.half, bool):
             raise ConfigError("half", f"{self.half!r} was given; use true or false")
+        check_choice("beta_schedule", self.beta_schedule, BETA_SCHEDULES)
+        check_number("warmup_epochs", self.warmup_epochs, 0, 100_000)
+        check_integer("n_cycles", self.n_cycles, 1, 1000)
+        check_number("free_bits", self.free_bits, 0, 100, low_allowed=True)

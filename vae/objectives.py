@@ -86,6 +86,16 @@ def kl_per_dim(mu: Tensor, logvar: Tensor) -> Tensor:
     return 0.5 * (mu.square() + torch.expm1(logvar) - logvar)
 
 
+def free_bits_kl(kl: Tensor, free_bits: float) -> Tensor:
+    """What the KL costs under free bits: sum over dimensions of max(free_bits, mean KL over the images), in nats, ().
+
+    kl: (B, D), of `kl_per_dim`; free_bits: nats for each dimension. A dimension whose KL is lower is not pressed
+    further down, so it does not collapse onto the prior.
+    Source: Kingma et al., arXiv:1606.04934, appendix C.8, with each dimension a group of its own.
+    """
+    return kl.mean(0).clamp_min(free_bits).sum()
+
+
 def _check_same_shape(a: Tensor, b: Tensor) -> None:
     if a.shape != b.shape:
         raise ValueError(f"shapes {tuple(a.shape)} and {tuple(b.shape)} were given; they must match")

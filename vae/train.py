@@ -1,4 +1,8 @@
-"""`train(...)`: a generator of progress records. Nothing else trains."""
+"""`train(...)`: a generator of progress records. Nothing else trains.
+
+`Training` is the same with its hands free: it can be told another beta or learning rate under way, and its state can be
+kept and taken up again, bit for bit.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +18,11 @@ from torch import Tensor
 from vae.config import ConfigError, TrainConfig
 from vae.data import to_float
 from vae.model import VAE
-from vae.objectives import kl_per_dim, recon_loss
+from vae.objectives import free_bits_kl, kl_per_dim, recon_loss
 
 RECORDS_PER_EPOCH = 10
 MAX_RECORDS = 1000  # of a long run: its history stays small and its chart quick
+MOMENTS = ("exp_avg", "exp_avg_sq")  # Adam's, as torch names them
 N_LIVE_HELD_OUT = 2000  # held-out images behind the live curves: 1 % of an epoch's work on MNIST
 
 
@@ -29,7 +34,7 @@ class TrainingError(RuntimeError):
 class Terms:
     """The loss and its parts: nats per image, summed over pixels and latent dimensions, mean over images."""
 
-    loss: float  # recon_loss + beta * kl
+    loss: float  # recon_loss + beta * kl; with free bits, beta * what `free_bits_kl` makes of kl
     recon_loss: float
     kl: float
 
@@ -83,6 +88,20 @@ def learning_rate_at(progress: float, schedule: str) -> float:
     return 1 - progress if schedule == "linear" else 1.0
 
 
+def beta_share_at(epoch: float, config: TrainConfig, epochs: int) -> float:
+    """Beta as a share of its full value, 0 to 1. epoch: passes over the data so far, of `epochs` in all.
+
+    warmup: it rises from 0 along a line. Source: Bowman et al., arXiv:1511.06349; Sønderby et al., arXiv:1602.02282.
+    cyclical: it rises so in the first half of each cycle, and stays for the second. Source: Fu et al.,
+    arXiv:1903.10145, with R = 0.5.
+    """
+    if config.beta_schedule == "warmup":
+        return min(1.0, epoch / config.warmup_epochs)
+    if config.beta_schedule == "cyclical":
+        return min(1.0, 2 * (epoch * config.n_cycles / epochs % 1.0))
+    return 1.0
+
+
 @contextlib.contextmanager
 def fast_arithmetic() -> Iterator[None]:
     """Inside, float32 products use the processor's fastest units (bfloat16 in them, where it has those), and numbers
@@ -102,21 +121,25 @@ def fast_arithmetic() -> Iterator[None]:
 
 
 @torch.inference_mode()
-def held_out_terms(model: VAE, images: Tensor, beta: float, seed: int = 0, batch_size: int = 500) -> Terms:
+def held_out_terms(
+    model: VAE, images: Tensor, beta: float, free_bits: float = 0.0, seed: int = 0, batch_size: int = 500
+) -> Terms:
     """Loss, reconstruction and KL of images that were not trained on: one z for each image, eps from `seed`.
 
     images: uint8 (N, C, H, W) on the model's device.
     """
     generator = torch.Generator(images.device).manual_seed(seed)
-    recon_sum = kl_sum = 0.0
+    recon_sum, kls = 0.0, []
     for batch in images.split(batch_size):
         x = to_float(batch)
         mu, logvar = model.encode(x)
         logits = model.decode(model.sample_z(mu, logvar, generator))
         recon_sum += recon_loss(logits, x, model.config).sum().item()
-        kl_sum += kl_per_dim(mu, logvar).sum().item()
-    recon, kl = recon_sum / len(images), kl_sum / len(images)
-    return Terms(recon + beta * kl, recon, kl)
+        kls.append(kl_per_dim(mu, logvar))
+    all_kl = torch.cat(kls)
+    recon, kl = recon_sum / len(images), all_kl.sum().item() / len(images)
+    penalty = free_bits_kl(all_kl, free_bits).item() if free_bits else kl
+    return Terms(recon + beta * penalty, recon, kl)
 
 
 def train(
@@ -128,107 +151,222 @@ def train(
 ) -> Iterator[Record]:
     """Trains a fresh model in place and yields Records: at the start, often at first, then evenly, at each epoch's end.
 
-    train_images, held_out_images: uint8 (N, C, H, W); they are moved to the device once and stay there.
-    should_stop is asked before each step; when it says True, a last Record follows.
-    The same model, config and data give the same weights on a CPU with one thread.
-    Source: Kingma & Welling, arXiv:1312.6114, algorithm 1; Adam: arXiv:1412.6980.
-
-    Raises ConfigError if a batch is larger than the data, TrainingError if the loss stops being a number: the model
-    then holds what made it so.
+    Arguments, source and errors are those of `Training` and its `records`.
     """
-    if config.batch_size > len(train_images):
-        raise ConfigError(
-            "batch_size", f"{config.batch_size} was given; there are only {len(train_images)} training images"
-        )
-    device = pick_device(config.device)
-    train_images, held_out_images = train_images.to(device), held_out_images[:N_LIVE_HELD_OUT].to(device)
-    model.init_weights(train_images.float().mean(0).div_(255).cpu(), torch.Generator().manual_seed(config.seed))
-    model.to(device).train()
-    if model.config.network == "conv":
-        model.to(memory_format=torch.channels_last)
+    yield from Training(model, config, train_images, held_out_images).records(should_stop)
 
-    generator = torch.Generator(device).manual_seed(config.seed)
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
-    steps_per_epoch = math.ceil(len(train_images) / config.batch_size)
-    n_steps = config.epochs * steps_per_epoch
-    meter = _Meter(config, n_steps, steps_per_epoch)
 
-    yield meter.record(0, held_out_terms(model, held_out_images, config.beta))
-    for step in range(n_steps):
-        if should_stop():
-            break
-        position = step % steps_per_epoch
-        if position == 0:
-            order = torch.randperm(len(train_images), generator=generator, device=device)
-        batch = order[position * config.batch_size : (position + 1) * config.batch_size]
-        for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * learning_rate_at(step / n_steps, config.schedule)
-        with fast_arithmetic():
-            meter.add(
-                _step(model, optimizer, to_float(train_images.index_select(0, batch)), config.beta, generator),
-                len(batch),
+class Training:
+    """A training under way: the model, its optimizer, and where it stands in the data.
+
+    `beta`, `learning_rate` and `epochs` begin as the config's and may be set anew between two steps; the schedules take
+    their share of them. `every_step` asks for a Record after each step.
+    The same model, config, data and changes give the same weights on a CPU with one thread, also across `state` and
+    `load_state`.
+    Source: Kingma & Welling, arXiv:1312.6114, algorithm 1; Adam: arXiv:1412.6980.
+    """
+
+    def __init__(self, model: VAE, config: TrainConfig, train_images: Tensor, held_out_images: Tensor):
+        """train_images, held_out_images: uint8 (N, C, H, W); they are moved to the device once and stay there.
+
+        The model gets fresh weights. Raises ConfigError if a batch is larger than the data.
+        """
+        if config.batch_size > len(train_images):
+            raise ConfigError(
+                "batch_size", f"{config.batch_size} was given; there are only {len(train_images)} training images"
             )
-        if meter.is_due(step + 1):
-            epoch_end = meter.is_epoch_end(step + 1)
-            yield meter.record(step + 1, held_out_terms(model, held_out_images, config.beta) if epoch_end else None)
-    else:
-        return  # the last step is an epoch's end, which has its record
-    yield meter.record(step, held_out_terms(model, held_out_images, config.beta))
+        self.model, self.config = model, config
+        self.beta, self.learning_rate, self.epochs = config.beta, config.learning_rate, config.epochs
+        self.every_step = False
+        device = pick_device(config.device)
+        self.images, self.held_out_images = train_images.to(device), held_out_images[:N_LIVE_HELD_OUT].to(device)
+        model.init_weights(self.images.float().mean(0).div_(255).cpu(), torch.Generator().manual_seed(config.seed))
+        model.to(device).train()
+        if model.config.network == "conv":
+            model.to(memory_format=torch.channels_last)
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
+        self.generator = torch.Generator(device).manual_seed(config.seed)
+        self.epoch_start = self.generator.get_state()  # of the generator, before it drew the order of this epoch
+        self.order = torch.empty(0, dtype=torch.long)  # of the images in this epoch
+        self.step, self.has_begun = 0, False
+        self.last_beta, self.last_learning_rate = self.current_beta, self.current_learning_rate  # of the last step
+        self.meter = _Meter()
 
+    @property
+    def steps_per_epoch(self) -> int:
+        return math.ceil(len(self.images) / self.config.batch_size)
 
-def _step(model: VAE, optimizer: torch.optim.Adam, x: Tensor, beta: float, generator: torch.Generator) -> Tensor:
-    """One step of Adam on x (B, C, H, W). Returns [loss, recon_loss, kl] summed over the batch, on its device."""
-    mu, logvar = model.encode(x)
-    logits = model.decode(model.sample_z(mu, logvar, generator))
-    recon = recon_loss(logits, x, model.config).sum()
-    kl = kl_per_dim(mu, logvar).sum()
-    loss = recon + beta * kl
-    optimizer.zero_grad(set_to_none=True)
-    (loss / len(x)).backward()
-    optimizer.step()
-    return torch.stack([loss, recon, kl]).detach()
+    @property
+    def n_steps(self) -> int:
+        return self.epochs * self.steps_per_epoch
+
+    @property
+    def epoch(self) -> float:
+        """Passes over the training images so far."""
+        return self.step / self.steps_per_epoch
+
+    @property
+    def current_beta(self) -> float:
+        """Of the next step."""
+        return self.beta * beta_share_at(self.epoch, self.config, self.epochs)
+
+    @property
+    def current_learning_rate(self) -> float:
+        return self.learning_rate * learning_rate_at(self.step / self.n_steps, self.config.schedule)
+
+    def records(self, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Record]:
+        """Trains to the last epoch. should_stop is asked before each step, and may take its time, which does not count;
+        when it says True, a last Record follows.
+
+        Raises TrainingError if the loss stops being a number: the model then holds what made it so.
+        """
+        self.meter.start()
+        if not self.has_begun:
+            self.has_begun = True
+            yield self._record(with_held_out=True)
+        while self.step < self.n_steps:
+            asked = time.perf_counter()
+            stops = should_stop()
+            self.meter.leave_out(time.perf_counter() - asked)
+            if stops:
+                yield self._record(with_held_out=True)
+                return
+            self._do_step()
+            if self._is_due():
+                yield self._record(with_held_out=self._is_epoch_end())
+
+    def _do_step(self) -> None:
+        """One step of Adam on the next batch."""
+        config, position = self.config, self.step % self.steps_per_epoch
+        if position == 0:
+            self._begin_epoch()
+        batch = self.order[position * config.batch_size : (position + 1) * config.batch_size]
+        self.last_beta, self.last_learning_rate = self.current_beta, self.current_learning_rate
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.last_learning_rate
+        with fast_arithmetic():
+            x = to_float(self.images.index_select(0, batch))
+            mu, logvar = self.model.encode(x)
+            logits = self.model.decode(self.model.sample_z(mu, logvar, self.generator))
+            recon = recon_loss(logits, x, self.model.config).sum()
+            kl_of_dims = kl_per_dim(mu, logvar)
+            kl = kl_of_dims.sum()
+            penalty = len(x) * free_bits_kl(kl_of_dims, config.free_bits) if config.free_bits else kl
+            loss = recon + self.last_beta * penalty
+            self.optimizer.zero_grad(set_to_none=True)
+            (loss / len(x)).backward()
+            self.optimizer.step()
+        self.meter.add(torch.stack([loss, recon, kl]).detach(), len(x))
+        self.step += 1
+
+    def _begin_epoch(self) -> None:
+        self.epoch_start = self.generator.get_state()
+        self.order = torch.randperm(len(self.images), generator=self.generator, device=self.images.device)
+
+    # Records
+
+    def _is_epoch_end(self) -> bool:
+        return self.step % (self.steps_per_epoch * math.ceil(self.epochs / MAX_RECORDS)) == 0 or self._is_last()
+
+    def _is_last(self) -> bool:
+        return self.step == self.n_steps
+
+    def _is_due(self) -> bool:
+        # At first the loss falls steeply, and someone is waiting for the curve: records at steps 1, 2, 4, 8, ...
+        interval = math.ceil(self.steps_per_epoch / max(1, min(RECORDS_PER_EPOCH, MAX_RECORDS // self.epochs)))
+        early = self.step < interval and self.step & (self.step - 1) == 0
+        position = self.step % self.steps_per_epoch
+        return self.every_step or early or (position > 0 and position % interval == 0) or self._is_epoch_end()
+
+    def _record(self, with_held_out: bool) -> Record:
+        held_out = None
+        if with_held_out:
+            held_out = held_out_terms(self.model, self.held_out_images, self.last_beta, self.config.free_bits)
+        train_terms, speed = self.meter.read()
+        if not all(math.isfinite(terms.loss) for terms in (train_terms, held_out) if terms):
+            raise TrainingError(
+                f"The loss stopped being a number by step {self.step:,}; use a lower learning rate, or a lower beta."
+            )
+        seconds = self.meter.seconds
+        left = seconds / self.step * (self.n_steps - self.step) if self.step else 0.0
+        return Record(
+            self.step, self.n_steps, self.epoch, seconds, left, speed, train_terms, held_out,
+            self.last_beta, self.last_learning_rate,
+        )  # fmt: skip
+
+    # State
+
+    def state(self) -> dict[str, Tensor]:
+        """All that the rest of the training depends on, but for config and images; taken right after a Record."""
+        moments = self.optimizer.state_dict()["state"]
+        numbers = [self.step, self.meter.seconds, self.beta, self.learning_rate, self.epochs]
+        state = {
+            **{f"model.{name}": value for name, value in self.model.state_dict().items()},
+            **{f"{kind}.{i}": moments[i][kind] for i in moments for kind in MOMENTS},
+            "generator": self.generator.get_state(),
+            "epoch_start": self.epoch_start,
+            "numbers": torch.tensor([*numbers, self.last_beta, self.last_learning_rate], dtype=torch.float64),
+        }
+        return {name: value.detach().cpu().contiguous() for name, value in state.items()}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Goes on from what `state` gave. Raises KeyError, RuntimeError or ValueError if it is of another training."""
+        step, seconds, self.beta, self.learning_rate, epochs, self.last_beta, self.last_learning_rate = state[
+            "numbers"
+        ].tolist()
+        self.step, self.epochs, self.has_begun = int(step), int(epochs), True
+        self.meter.seconds_before = seconds
+        self.model.load_state_dict(
+            {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
+        )
+        options = self.optimizer.state_dict()["param_groups"]
+        moments = {}
+        for i, weight in enumerate(self.model.parameters() if self.step else ()):
+            # In the weight's own memory format, which the fused optimizer takes for granted.
+            kept = {kind: torch.empty_like(weight).copy_(state[f"{kind}.{i}"].view_as(weight)) for kind in MOMENTS}
+            moments[i] = {"step": torch.tensor(float(step)), **kept}
+        self.optimizer.load_state_dict({"state": moments, "param_groups": options})
+        self.generator.set_state(state["epoch_start"])
+        if self.step % self.steps_per_epoch:
+            self._begin_epoch()
+        self.generator.set_state(state["generator"])
 
 
 class _Meter:
-    """Adds up the terms between two records, keeps the time, and knows when a record is due."""
+    """Adds up the terms between two records, and keeps the time."""
 
-    def __init__(self, config: TrainConfig, n_steps: int, steps_per_epoch: int):
-        self.n_steps, self.steps_per_epoch = n_steps, steps_per_epoch
-        records_per_epoch = max(1, min(RECORDS_PER_EPOCH, MAX_RECORDS // config.epochs))
-        self.interval = math.ceil(steps_per_epoch / records_per_epoch)
-        self.epoch_interval = steps_per_epoch * math.ceil(config.epochs / MAX_RECORDS)
+    def __init__(self) -> None:
+        self.seconds_before = 0.0  # spent before this process took the training up
+        self.start()
+
+    def start(self) -> None:
         self.started = self.last_time = time.perf_counter()
-        self.clear()
+        self._clear()
 
-    def clear(self) -> None:
+    def _clear(self) -> None:
         self.sums: Tensor | None = None  # [loss, recon_loss, kl] over n_images
         self.n_images = 0
+
+    @property
+    def seconds(self) -> float:
+        return self.seconds_before + time.perf_counter() - self.started
+
+    def leave_out(self, seconds: float) -> None:
+        """Time that was not spent training, as in a pause."""
+        self.started += seconds
+        self.last_time += seconds
 
     def add(self, sums: Tensor, n_images: int) -> None:
         self.sums = sums if self.sums is None else self.sums + sums
         self.n_images += n_images
 
-    def is_epoch_end(self, step: int) -> bool:
-        return step % self.epoch_interval == 0 or step == self.n_steps
-
-    def is_due(self, step: int) -> bool:
-        # At first the loss falls steeply, and someone is waiting for the curve: records at steps 1, 2, 4, 8, ...
-        early = step < self.interval and step & (step - 1) == 0
-        position = step % self.steps_per_epoch
-        return early or (position > 0 and position % self.interval == 0) or self.is_epoch_end(step)
-
-    def record(self, step: int, held_out: Terms | None) -> Record:
+    def read(self) -> tuple[Terms | None, float]:
+        """The mean terms since the last reading, None if there was no step; and the images per second."""
         now = time.perf_counter()
-        train_terms, speed = None, 0.0
+        terms, speed = None, 0.0
         if self.sums is not None:
-            train_terms = Terms(*(self.sums / self.n_images).tolist())
+            terms = Terms(*(self.sums / self.n_images).tolist())
             speed = self.n_images / max(now - self.last_time, 1e-9)
-        if not all(math.isfinite(terms.loss) for terms in (train_terms, held_out) if terms):
-            raise TrainingError(
-                f"The loss stopped being a number by step {step:,}; use a lower learning rate, or a lower beta."
-            )
-        seconds = now - self.started
-        left = seconds / step * (self.n_steps - step) if step else 0.0
         self.last_time = now
-        self.clear()
-        return Record(step, self.n_steps, step / self.steps_per_epoch, seconds, left, speed, train_terms, held_out)
+        self._clear()
+        return terms, speed
