@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 
 from benchmarks.report import print_machine, print_table
-from vae import data, runs
+from vae import data, worker
 from vae.config import ModelConfig, TrainConfig
 from vae.model import VAE
 from vae.train import held_out_terms, train
@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="of torch (default 1)")
     args = parser.parse_args()
 
-    runs.configure_torch(TrainConfig("mnist", threads=args.threads))
+    worker.configure_torch(TrainConfig("mnist", threads=args.threads))
     print_machine()
     images, held_out = (data.load("mnist", split).images for split in data.SPLITS)
     rows = []

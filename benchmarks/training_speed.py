@@ -12,7 +12,8 @@ faster or slower for good. Printed are images per second, the medians over all r
 ratios, which hold where absolute figures do not.
 
 - ours: `train.train`, consumed as the worker does: each record a line of history.jsonl, a look for the stop file at
-  each step, the held-out terms at each epoch's end. Without saving on the way, which runs.py holds to 2 % of the time.
+  each step, the held-out terms at each epoch's end. Without saving and filming on the way, whose shares of the time
+  worker.py limits; benchmarks/watching.py measures them.
 - bare: the loop one would write for speed alone, with the same data (uint8, in memory), network, loss, fused Adam and
   arithmetic ('medium' matrix products, denormals flushed to zero), and nothing that looks on.
 - pythae: the `train_step` of its BaseTrainer, which is one epoch, with the same network, its own data loading and loss,
@@ -39,7 +40,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.report import print_machine, print_table
-from vae import data, runs
+from vae import data, worker
 from vae import train as training
 from vae.config import ModelConfig, TrainConfig
 from vae.model import VAE
@@ -60,7 +61,7 @@ def make_configs(network: str, epochs: int, threads: int, seed: int = 0) -> tupl
 
 
 def train_ours(model_config: ModelConfig, config: TrainConfig) -> Iterator[None]:
-    runs.configure_torch(config)
+    worker.configure_torch(config)
     images, held_out = (data.load(config.dataset, split).images for split in data.SPLITS)
     with tempfile.TemporaryDirectory() as folder, open(Path(folder, "history.jsonl"), "w", encoding="utf-8") as history:
         should_stop = Path(folder, "stop").exists
@@ -72,7 +73,7 @@ def train_ours(model_config: ModelConfig, config: TrainConfig) -> Iterator[None]
 
 
 def train_bare(model_config: ModelConfig, config: TrainConfig) -> Iterator[None]:
-    runs.configure_torch(config)
+    worker.configure_torch(config)
     images = data.load(config.dataset, "train").images
     generator = torch.Generator().manual_seed(config.seed)
     model = VAE(model_config)
@@ -210,7 +211,7 @@ def compare_precision(n_epochs: int, n_seeds: int, threads: int) -> None:
             for name, arithmetic in precisions.items():
                 model_config, config = make_configs(network, n_epochs, threads, seed)
                 model = VAE(model_config)
-                runs.configure_torch(config)
+                worker.configure_torch(config)
                 with patch.object(training, "fast_arithmetic", arithmetic):
                     *_, last = training.train(model, config, images, held_out)
                 speeds[name].append(n_epochs * len(images) / last.seconds)

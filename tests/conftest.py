@@ -12,6 +12,7 @@ from playwright.sync_api import Browser, Page
 from benchmarks.app_server import chromium, find_browser
 from tests.browser import WAIT
 from vae import ModelConfig, TrainConfig, runs
+from vae.worker import work
 
 SMALL_MODEL = ModelConfig((1, 8, 8), widths=(32,), latent_dim=2)
 SMALL_TRAINING = TrainConfig("digits", epochs=2, device="cpu", threads=1)
@@ -24,6 +25,12 @@ def _same_torch():
     n_threads = torch.get_num_threads()
     yield
     torch.set_num_threads(n_threads)
+
+
+@pytest.fixture(autouse=True)
+def _no_spare_process(monkeypatch):
+    """Pages in the tests' own process ready no process for work that never comes."""
+    monkeypatch.setattr("vae.processes.warm_up", lambda: None)
 
 
 @pytest.fixture
@@ -41,7 +48,7 @@ def _trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LATENTARIUM_CHECKPOINTS", str(root))
         folder = runs.create("small", SMALL_MODEL, SMALL_TRAINING)
-        for _ in runs.work("small"):
+        for _ in work("small"):
             pass
     return folder
 

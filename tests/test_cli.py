@@ -314,4 +314,4 @@ def test_a_checkpoints_folder_that_is_a_file(capsys, tmp_path, monkeypatch):
 def test_no_verb(capsys):
     code, out, err = run(capsys)
     assert (code, out) == (2, "")
-    assert "train | evaluate | tsne | umap | list" in err
+    assert "train | resume | stop | evaluate | tsne | umap | list | rename | delete" in err

@@ -22,6 +22,7 @@ from tests.browser import WAIT, picture_of, shown_z, wait_for_another_picture, w
 from vae import ModelConfig, TrainConfig, runs
 from vae.checkpoint import SHIPPED_ROOT, find, load_latents, load_model, save_latents
 from vae.latent import Latents, project_pca
+from vae.worker import work
 
 LARGE = ModelConfig((1, 8, 8), widths=(2000, 600), latent_dim=3)  # a decoder of 1.2 million weights
 LINE = ModelConfig((1, 8, 8), widths=(32,), latent_dim=1)
@@ -36,7 +37,7 @@ def models(tmp_path_factory, browser) -> Path:  # noqa: ARG001  (no models witho
         patch.setenv("LATENTARIUM_DATA", str(root / "no-data"))
         for name, config in {"large": LARGE, "line": LINE, "plane": replace(LINE, latent_dim=2)}.items():
             runs.create(name, config, TrainConfig("digits", epochs=1, device="cpu", threads=1))
-            assert list(runs.work(name))
+            assert list(work(name))
         latents = load_latents(root / "plane")
         mu = latents.mu.clone()
         mu[3], mu[5, 0] = torch.nan, torch.inf

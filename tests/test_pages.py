@@ -14,6 +14,7 @@ from pages.ui.latent_map import _read_question, _read_selection, _read_spot, map
 from vae import runs
 from vae.checkpoint import SHIPPED_ROOT, find, load_latents, load_model, save_latents
 from vae.config import ModelConfig, TrainConfig
+from vae.worker import work
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("home", "train", "latent_map", "interpolate")
@@ -76,7 +77,7 @@ def test_the_map_sends_each_held_out_image_once():
 
 def test_a_decoder_too_large_for_the_browser_decodes_on_the_server():
     runs.create("large", ModelConfig((1, 8, 8), widths=(2000, 600)), TrainConfig("digits", epochs=1))
-    assert list(runs.work("large"))
+    assert list(work("large"))
     app = open_page("latent_map")
     app.selectbox(key="model").select("large").run()
     assert not app.exception
@@ -186,7 +187,7 @@ def test_interpolation_ends_at_the_two_codes_and_is_named():
 
 def test_a_code_that_is_no_number_is_said_and_never_drawn_by_chance():
     runs.create("odd", ModelConfig((1, 8, 8), widths=(16,)), TrainConfig("digits", epochs=1))
-    assert list(runs.work("odd"))
+    assert list(work("odd"))
     latents = load_latents(find("odd"))
     latents.mu[:] = torch.where(torch.arange(300).unsqueeze(1) == 7, latents.mu, torch.nan)
     save_latents(find("odd"), latents, half=False)
@@ -312,7 +313,7 @@ def test_damaged_weights_are_one_sentence_on_the_page(tmp_path):
 
 def test_a_finished_run_shows_its_figures_and_curves():
     folder = runs.create("tiny", ModelConfig((1, 8, 8), widths=(16,)), TrainConfig("digits", epochs=2))
-    assert list(runs.work("tiny"))
+    assert list(work("tiny"))
     app = open_page("train")
     assert app.selectbox(key="run").value == "tiny"
     assert not app.exception

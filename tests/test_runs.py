@@ -17,16 +17,19 @@ import pytest
 import torch
 from conftest import SMALL_MODEL, SMALL_TRAINING
 from filelock import FileLock
+from safetensors.torch import load as load_tensors
 
-from vae import ConfigError, ModelConfig, checkpoint, data, runs
+from vae import ConfigError, ModelConfig, checkpoint, data, embeddings, processes, runs, worker
 from vae.checkpoint import CheckpointError, load_latents, load_model, read_history, read_metrics
 from vae.data import DataError
 from vae.latent import compute_tsne
 from vae.runs import RunError, RunStatus
-from vae.train import TrainingError
+from vae.train import Training, TrainingError
+from vae.worker import work
 
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.usefixtures("checkpoints")
+KEPT = ("model.safetensors", "latents.safetensors", "metrics.json", "resume.safetensors")
 ENDLESS = replace(SMALL_TRAINING, epochs=100_000)
 
 
@@ -56,7 +59,7 @@ def workers(monkeypatch) -> Iterator[list[subprocess.Popen]]:
 
 
 def run_here(name: str) -> RunStatus:
-    for _ in runs.work(name):
+    for _ in work(name):
         pass
     return runs.status(name)
 
@@ -78,7 +81,7 @@ def test_a_finished_run_is_a_checkpoint(small):
 
 def test_history_holds_the_records_that_were_yielded():
     folder = runs.create("one", SMALL_MODEL, SMALL_TRAINING)
-    records = list(runs.work("one"))
+    records = list(work("one"))
     assert read_history(folder) == records
     assert [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()] == list(
         map(asdict, records)
@@ -107,12 +110,12 @@ def test_a_run_in_a_process_of_its_own(checkpoints, workers):
     assert runs.active_runs() == ["first"]
 
     second = runs.start("second", SMALL_MODEL, SMALL_TRAINING)
-    wait_until(lambda: runs._worker_lives(second / "worker.lock", {"state": "running"}))  # it is there, and waits
+    wait_until(lambda: processes.is_locked(second / "worker.lock"))  # it is there, and waits
     assert runs.status("second").state == "queued"
     assert runs.active_runs() == ["second", "first"]  # the youngest first
 
     with pytest.raises(RunError, match="is in training"):
-        runs.start_embedding("first", "tsne")
+        embeddings.start_embedding("first", "tsne")
 
     runs.request_stop("first")
     wait_until(lambda: not runs.status("first").is_active)
@@ -137,7 +140,7 @@ def test_a_worker_that_is_killed(workers):
     workers[0].wait()
     status = runs.status("victim")
     assert status.state == "interrupted"
-    assert status.message == "The training process ended before its work was done; nothing had been saved yet."
+    assert status.message.startswith("The training process was ended from outside, as for want of memory")
     assert len(status.records) >= 2
     assert json.loads((folder / "run.json").read_text())["state"] == "running"  # it had no time to say more
     assert runs.active_runs() == []
@@ -156,14 +159,14 @@ def test_a_worker_that_is_asked_to_end_keeps_what_was_learnt(workers):
     load_model(folder)
 
 
-def test_a_worker_that_cannot_start(checkpoints, monkeypatch):
+def test_a_worker_that_cannot_start(monkeypatch):
     def fail(*_: object, **__: object) -> None:
         raise OSError(12, "Cannot allocate memory")
 
     monkeypatch.setattr(subprocess, "Popen", fail)
     with pytest.raises(RunError, match="Cannot allocate memory"):
         runs.start("unborn", SMALL_MODEL, SMALL_TRAINING)
-    assert list(checkpoints.iterdir()) == []  # the name is free
+    assert "unborn" not in [run.summary.name for run in runs.list_runs()]  # the name is free
 
 
 def test_a_worker_that_dies_before_it_can_say_why():
@@ -171,7 +174,7 @@ def test_a_worker_that_dies_before_it_can_say_why():
     assert runs.status("mute").state == "queued"  # its worker may still be importing torch
     (folder / "worker.log").write_text("Traceback ...\nImportError: libtorch.so: no such file\n")
     state = json.loads((folder / "run.json").read_text())
-    (folder / "run.json").write_text(json.dumps(state | {"time": state["time"] - 2 * runs.START_SECONDS}))
+    (folder / "run.json").write_text(json.dumps(state | {"since": state["since"] - 2 * processes.START_SECONDS}))
     status = runs.status("mute")
     assert status.state == "interrupted"
     assert status.message.endswith("Its last word: ImportError: libtorch.so: no such file")
@@ -185,7 +188,7 @@ def test_a_name_that_cannot_be(checkpoints, name):
     with pytest.raises(ConfigError) as caught:
         runs.create(name, SMALL_MODEL, SMALL_TRAINING)
     assert caught.value.field == "name"
-    assert list(checkpoints.iterdir()) == []
+    assert not list(checkpoints.iterdir())
 
 
 def test_a_name_that_is_taken(small, checkpoints):
@@ -233,7 +236,7 @@ def test_of_two_who_want_a_name_one_gets_it(checkpoints, monkeypatch):
         thread.join()
     (winner,) = (outcome for outcome in outcomes if isinstance(outcome, int))
     assert outcomes.count("name") == 7
-    assert [path.name for path in checkpoints.iterdir()] == ["wanted"]  # no scratch folder
+    assert {path.name for path in checkpoints.iterdir()} == {"wanted", ".queue.lock"}  # no scratch folder
     assert checkpoint.read_config(checkpoints / "wanted")[1].seed == winner
 
 
@@ -272,7 +275,7 @@ def test_a_root_that_is_a_file(tmp_path, monkeypatch):
 def read_only(small, checkpoints) -> Iterator[Path]:
     """`small` and its root may be read, and not written, though the test may be root's. `left` was left in training."""
     left = Path(shutil.copytree(small, checkpoints / "left"))
-    (left / "run.json").write_text('{"state": "running", "message": "", "time": 0}')
+    (left / "run.json").write_text('{"state": "running", "message": "", "since": 0}')
     places = [*checkpoints.parents][:3]  # pytest's own folders, which only their owner may enter
     modes = {place: place.stat().st_mode for place in places}
     for place in places:
@@ -293,14 +296,14 @@ def read_only(small, checkpoints) -> Iterator[Path]:
 def test_a_read_only_folder(read_only):
     assert runs.status("small").state == "finished"
     assert runs.status("left").state == "interrupted"
-    assert runs.embedding_status("small") is None
+    assert embeddings.embedding_status("small") is None
     load_model(read_only)
     with pytest.raises(
         RunError, match=r"can't be written .* \(Permission denied\); make room there, or set LATENTARIUM"
     ):
         runs.start("another", SMALL_MODEL, SMALL_TRAINING)
     for impossible, *arguments in (
-        (runs.start_embedding, "tsne"), (runs.work_embedding, "tsne"), (runs.request_stop,)
+        (embeddings.start_embedding, "tsne"), (embeddings.work_embedding, "tsne"), (runs.request_stop,)
     ):  # fmt: skip
         with pytest.raises(RunError, match=r"can't be written \(Permission denied\)"):
             impossible("small", *arguments)
@@ -312,9 +315,15 @@ def test_a_read_only_folder(read_only):
 @pytest.fixture
 def saved_often(monkeypatch) -> None:
     """Saves at every epoch's end, not after the first five seconds."""
-    monkeypatch.setattr(
-        runs._Saver, "offer", lambda saver, model, record: record.held_out and saver.save(model, record)
-    )
+    keep, save = worker._Diary.keep, worker._Results.save
+
+    def keep_all(diary, record) -> None:
+        keep(diary, record)
+        if record.held_out and record.step < record.n_steps:
+            diary._save_state()
+            save(diary.results)
+
+    monkeypatch.setattr(worker._Diary, "keep", keep_all)
 
 
 @pytest.mark.usefixtures("saved_often")
@@ -324,9 +333,9 @@ def test_a_loss_that_is_no_number(monkeypatch):
     before: dict[str, bytes] = {}
 
     def watch() -> None:
-        for record in runs.work("wild"):
+        for record in work("wild"):
             if record.held_out and record.step:
-                before.update({path.name: path.read_bytes() for path in folder.glob("*.safetensors")})
+                before.update({name: (folder / name).read_bytes() for name in KEPT})
                 monkeypatch.setattr("vae.train.learning_rate_at", lambda *_: 1e6)
 
     with pytest.raises(TrainingError, match="use a lower learning rate"):
@@ -335,7 +344,7 @@ def test_a_loss_that_is_no_number(monkeypatch):
     assert status.state == "failed"
     assert status.message.startswith("The loss stopped being a number by step ")
     assert before
-    assert {path.name: path.read_bytes() for path in folder.glob("*.safetensors")} == before
+    assert {name: (folder / name).read_bytes() for name in KEPT} == before
     load_model(folder)
     load_latents(folder)
 
@@ -343,14 +352,14 @@ def test_a_loss_that_is_no_number(monkeypatch):
 @pytest.mark.parametrize("half", [False, True])
 def test_weights_that_half_precision_cannot_hold(monkeypatch, half):
     """A mu of 1e6 makes a vast loss, and still a number; float16 ends at 65,504."""
-    train = runs.train
+    records = Training.records
 
-    def train_far_out(model, *args):
-        for record in train(model, *args):
-            model.encoder[-1].bias.data[0] = 1e6
+    def far_out(training, *args):
+        for record in records(training, *args):
+            training.model.encoder[-1].bias.data[0] = 1e6
             yield record
 
-    monkeypatch.setattr(runs, "train", train_far_out)
+    monkeypatch.setattr(Training, "records", far_out)
     folder = runs.create("huge", SMALL_MODEL, replace(SMALL_TRAINING, epochs=1, half=half))
     if not half:
         assert run_here("huge").state == "finished"
@@ -359,7 +368,7 @@ def test_weights_that_half_precision_cannot_hold(monkeypatch, half):
     with pytest.raises(TrainingError, match="or store it in full precision"):
         run_here("huge")
     assert runs.status("huge").state == "failed"
-    assert not list(folder.glob("*.safetensors"))
+    assert not (folder / "model.safetensors").exists()
 
 
 def test_data_that_cannot_be_had(monkeypatch):
@@ -373,8 +382,8 @@ def test_data_that_cannot_be_had(monkeypatch):
     assert (runs.status("offline").state, runs.status("offline").message) == ("failed", "MNIST could not be fetched.")
 
 
-def test_a_disk_that_is_full_at_the_end():
-    """A file may not grow beyond 4,000 bytes: the history fits, the weights don't."""
+def test_a_file_that_may_not_grow():
+    """Beyond 4,000 bytes: the first record fits, the film does not."""
     folder = runs.create("full", SMALL_MODEL, replace(SMALL_TRAINING, epochs=1))
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limits[1]))
@@ -386,38 +395,73 @@ def test_a_disk_that_is_full_at_the_end():
     status = runs.status("full")
     assert status.state == "failed"
     assert "make room there" in status.message
-    assert status.records[-1].step == status.records[-1].n_steps
+    assert len(status.records) == 1
     assert not list(folder.glob("*.safetensors"))
     assert not list(folder.glob(".*"))
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
-def test_a_disk_that_is_full_on_the_way():
-    folder = runs.create("full", SMALL_MODEL, SMALL_TRAINING)
-    (folder / "history.jsonl").symlink_to("/dev/full")
-    with pytest.raises(RunError, match="No space left on device"):
-        run_here("full")
-    (folder / "history.jsonl").unlink()  # reading it would never end
-    assert runs.status("full").state == "failed"
+@pytest.fixture
+def small_disk(tmp_path, monkeypatch) -> Iterator[Path]:
+    """A disk of 3 MB that holds the checkpoints."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = shutil.which("mount") and subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", disk], capture_output=True, check=False
+    )
+    if not mounted or mounted.returncode:
+        pytest.skip("only root may mount a small disk")
+    monkeypatch.setenv("LATENTARIUM_CHECKPOINTS", str(disk))
+    yield disk
+    subprocess.run(["umount", "-l", disk], check=True)
+
+
+def test_a_disk_that_fills_up_in_mid_run(small_disk, workers):
+    """The run says so and keeps what it had; another run on the server goes on as if nothing had been."""
+    folder = runs.start("full", SMALL_MODEL, ENDLESS)
+    wait_until(lambda: (folder / "resume.safetensors").is_file())
+    kept = (folder / "resume.safetensors").read_bytes()
+    try:
+        with open(small_disk / "ballast", "wb") as ballast:
+            while ballast.write(bytes(1000)):
+                ballast.flush()
+    except OSError:
+        pass  # now it is full
+    wait_until(lambda: not runs.status("full").is_active)
+    status = runs.status("full")
+    assert (status.state, workers[0].wait(60)) == ("failed", 1)
+    assert "can't be written (No space left on device); make room there" in status.message
+    assert status.records
+    assert not list(folder.glob("*.tmp"))
+    assert load_tensors((folder / "resume.safetensors").read_bytes()).keys() == load_tensors(kept).keys()
+    (small_disk / "ballast").unlink()
+    last = status.records[-1].step
+    runs.resume("full")  # there is room again
+    wait_until(lambda: runs.status("full").records[-1].step > last + 100)
+    runs.request_stop("full")
+    wait_until(lambda: not runs.status("full").is_active)
+    assert runs.status("full").state == "stopped"
 
 
 def test_a_disk_that_has_no_room_for_the_last_word(monkeypatch):
-    runs.create("mute", SMALL_MODEL, SMALL_TRAINING)
-    write_json = runs.write_json
+    """It is written over the last but one, where that stands."""
 
-    def fail_from_now_on(path: Path, content: dict) -> None:
-        if content["state"] in ("running", "failed"):
-            raise OSError(28, "No space left on device")
-        write_json(path, content)
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(runs, "write_json", fail_from_now_on)
+    folder = runs.create("mute", SMALL_MODEL, SMALL_TRAINING)
+    records = work("mute")
+    next(records)
+    monkeypatch.setattr(processes, "write_json", fail)
+    monkeypatch.setattr(worker, "append_line", fail)
     with pytest.raises(RunError, match="No space left on device"):
-        run_here("mute")
-    assert runs.status("mute").state == "interrupted"  # it left off in the midst of preparing
+        next(records)
+    assert runs.status("mute").state == "failed"
+    assert "make room there" in runs.status("mute").message
+    assert not (folder / "live.safetensors").exists()  # it was the first to go
 
 
 def test_memory_that_is_used_up(monkeypatch):
-    monkeypatch.setattr(runs, "train", lambda *_: iter([torch.empty(2**56)]))
+    monkeypatch.setattr(Training, "records", lambda *_: iter([torch.empty(2**56)]))
     runs.create("vast", SMALL_MODEL, SMALL_TRAINING)
     with pytest.raises(RunError, match="use a smaller batch or network"):
         run_here("vast")
@@ -425,7 +469,7 @@ def test_memory_that_is_used_up(monkeypatch):
 
 
 def test_a_slip_of_ours_is_told_and_not_hidden(monkeypatch):
-    monkeypatch.setattr(runs, "train", lambda *_: iter([1 // 0]))
+    monkeypatch.setattr(Training, "records", lambda *_: iter([1 // 0]))
     runs.create("slip", SMALL_MODEL, SMALL_TRAINING)
     with pytest.raises(ZeroDivisionError):
         run_here("slip")
@@ -436,7 +480,7 @@ def test_a_slip_of_ours_is_told_and_not_hidden(monkeypatch):
 @pytest.mark.parametrize("leave", [lambda records: records.close(), lambda records: records.throw(KeyboardInterrupt)])
 def test_whoever_watches_may_go_away(checkpoints, leave):
     folder = runs.create("left", SMALL_MODEL, SMALL_TRAINING)
-    records = runs.work("left")
+    records = work("left")
     next(records)
     assert runs.status("left").state == "running"
     try:
@@ -445,7 +489,7 @@ def test_whoever_watches_may_go_away(checkpoints, leave):
         pass
     assert runs.status("left").state == "interrupted"
     assert runs.status("left").message == "Interrupted; what had been saved is kept."
-    with FileLock(folder / "worker.lock", timeout=0), FileLock(checkpoints / ".training.lock", timeout=0):
+    with FileLock(folder / "worker.lock", timeout=0), FileLock(checkpoints / ".queue.lock", timeout=0):
         pass  # both are free
 
 
@@ -456,13 +500,17 @@ def test_stop_before_its_turn():
     assert not (folder / "model.safetensors").exists()
 
 
-def test_stop_while_another_runs(checkpoints):
-    runs.create("waiting", SMALL_MODEL, SMALL_TRAINING)
-    with FileLock(checkpoints / ".training.lock"):
-        stop = threading.Timer(0.5, runs.request_stop, ["waiting"])
-        stop.start()
-        assert run_here("waiting").message == "Stopped before it began."
+def test_stop_while_another_runs():
+    """The first holds the only place: it is paused. The second is stopped while it waits."""
+    runs.create("first", SMALL_MODEL, ENDLESS)
+    runs.create("second", SMALL_MODEL, SMALL_TRAINING)
+    first = work("first")
+    next(first)
+    stop = threading.Timer(0.5, runs.request_stop, ["second"])
+    stop.start()
+    assert run_here("second").message == "Stopped before it began."
     stop.join()
+    first.close()
 
 
 def test_a_run_is_worked_on_once(small):
@@ -497,7 +545,7 @@ def test_a_damaged_state(small, content):
 @pytest.mark.parametrize("when", ['"noon"', "null", "NaN", "1e999", "-1e999", "1" + 400 * "0", "0", "[]"])
 @pytest.mark.parametrize("state", ["queued", "running"])
 def test_an_active_state_that_nobody_works_on(small, state, when):
-    (small / "run.json").write_text(f'{{"state": "{state}", "message": "", "time": {when}}}')
+    (small / "run.json").write_text(f'{{"state": "{state}", "message": "", "since": {when}}}')
     assert runs.status("small").state == "interrupted"
     assert "what it had saved is kept" in runs.status("small").message
 
@@ -512,14 +560,14 @@ def test_a_checkpoint_without_its_run(small):
 def test_the_last_word_is_never_missed(small, monkeypatch):
     """A worker that ends between the two looks at its state and its lock is not taken for dead."""
     final = (small / "run.json").read_bytes()
-    (small / "run.json").write_text('{"state": "running", "message": "Training.", "time": 0}')
-    worker_lives = runs._worker_lives
+    (small / "run.json").write_text('{"state": "running", "message": "Training.", "since": 0}')
+    is_locked = processes.is_locked
 
-    def lives(lock_path: Path, content: dict) -> bool:
+    def ends_meanwhile(lock_path: Path) -> bool:
         (small / "run.json").write_bytes(final)
-        return worker_lives(lock_path, content)
+        return is_locked(lock_path)
 
-    monkeypatch.setattr(runs, "_worker_lives", lives)
+    monkeypatch.setattr(processes, "is_locked", ends_meanwhile)
     assert runs.status("small").state == "finished"
 
 
@@ -529,15 +577,15 @@ def test_the_last_word_is_never_missed(small, monkeypatch):
 def test_a_tsne_is_kept_with_its_checkpoint(small, workers):
     before = load_latents(small)
     assert before.embeddings == {}
-    assert runs.embedding_status("small") is None
-    runs.start_embedding("small", "tsne")
-    job = runs.embedding_status("small")
+    assert embeddings.embedding_status("small") is None
+    embeddings.start_embedding("small", "tsne")
+    job = embeddings.embedding_status("small")
     assert job
     assert job.state == "running"
-    runs.start_embedding("small", "tsne")  # asked for twice, done once
+    embeddings.start_embedding("small", "tsne")  # asked for twice, done once
     assert len(workers) == 1
-    wait_until(lambda: not (job := runs.embedding_status("small")) or job.state != "running")
-    assert runs.embedding_status("small") is None
+    wait_until(lambda: not (job := embeddings.embedding_status("small")) or job.state != "running")
+    assert embeddings.embedding_status("small") is None
     after = load_latents(small)
     assert torch.equal(after.mu, before.mu)
     assert torch.equal(after.embeddings["tsne"], compute_tsne(before.mu))
@@ -547,27 +595,29 @@ def test_a_tsne_is_kept_with_its_checkpoint(small, workers):
 @pytest.mark.usefixtures("small")
 def test_a_tsne_reports_its_progress():
     fractions = []
-    runs.work_embedding("small", "tsne", lambda *_: fractions.append(runs.embedding_status("small").fraction))
+    embeddings.work_embedding(
+        "small", "tsne", lambda *_: fractions.append(embeddings.embedding_status("small").fraction)
+    )
     assert fractions == sorted(fractions)
     assert fractions[-1] == 1
-    assert runs.embedding_status("small") is None
+    assert embeddings.embedding_status("small") is None
 
 
 def test_a_tsne_that_is_killed(small):
     (small / "embedding.json").write_text(
-        '{"kind": "tsne", "state": "running", "message": "", "done": 10, "total": 750, "time": 0}'
+        '{"kind": "tsne", "state": "running", "message": "", "done": 10, "total": 750, "since": 0}'
     )
-    job = runs.embedding_status("small")
+    job = embeddings.embedding_status("small")
     assert (job.state, job.message, job.fraction) == ("failed", "The t-SNE ended before it was done.", 0)
-    runs.work_embedding("small", "tsne")  # may be tried again
-    assert runs.embedding_status("small") is None
+    embeddings.work_embedding("small", "tsne")  # may be tried again
+    assert embeddings.embedding_status("small") is None
 
 
 def test_a_tsne_of_a_damaged_checkpoint(small):
     (small / "latents.safetensors").write_bytes(b"")
     with pytest.raises(CheckpointError):
-        runs.work_embedding("small", "tsne")
-    job = runs.embedding_status("small")
+        embeddings.work_embedding("small", "tsne")
+    job = embeddings.embedding_status("small")
     assert job.state == "failed"
     assert "latents.safetensors" in job.message
 
@@ -576,8 +626,8 @@ def test_a_tsne_of_a_collapsed_model(small):
     latents = load_latents(small)
     checkpoint.save_latents(small, replace(latents, mu=torch.zeros(300, 2)), half=False)
     with pytest.raises(RunError, match="all codes are the same"):
-        runs.work_embedding("small", "tsne")
-    assert "all codes are the same" in runs.embedding_status("small").message
+        embeddings.work_embedding("small", "tsne")
+    assert "all codes are the same" in embeddings.embedding_status("small").message
 
 
 def test_a_tsne_on_a_full_disk(small, monkeypatch):
@@ -586,11 +636,11 @@ def test_a_tsne_on_a_full_disk(small, monkeypatch):
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(runs, "save_latents", fail)
+    monkeypatch.setattr(embeddings, "save_latents", fail)
     with pytest.raises(RunError, match="No space left on device"):
-        runs.work_embedding("small", "tsne")
+        embeddings.work_embedding("small", "tsne")
     assert (small / "latents.safetensors").read_bytes() == before
-    assert runs.embedding_status("small").state == "failed"
+    assert embeddings.embedding_status("small").state == "failed"
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"state": "running"}',
@@ -598,4 +648,4 @@ def test_a_tsne_on_a_full_disk(small, monkeypatch):
                                      b'{"state": "failed", "message": "", "done": "1", "total": 2}'])  # fmt: skip
 def test_a_damaged_tsne_state_counts_as_none(small, content):
     (small / "embedding.json").write_bytes(content)
-    assert runs.embedding_status("small") is None
+    assert embeddings.embedding_status("small") is None

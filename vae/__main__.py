@@ -1,4 +1,4 @@
-"""`python -m vae train | evaluate | tsne | umap | list`: the program without a browser."""
+"""`python -m vae train | resume | stop | rename | delete | evaluate | tsne | umap | list`: without a browser."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from vae import checkpoint, data, runs
 from vae.checkpoint import CheckpointError
 from vae.config import (
     ACTIVATIONS,
+    BETA_SCHEDULES,
     DEVICES,
     LIKELIHOODS,
     NETWORKS,
@@ -25,10 +26,12 @@ from vae.config import (
     check_integer,
 )
 from vae.data import DataError
+from vae.embeddings import work_embedding
 from vae.evaluate import evaluate
 from vae.latent import EMBEDDINGS
-from vae.runs import RunError
+from vae.processes import RunError, stand_by
 from vae.train import Record, TrainingError
+from vae.worker import rehearse, work
 
 USER_ERRORS = (CheckpointError, ConfigError, DataError, RunError, TrainingError)
 
@@ -40,8 +43,19 @@ def integers(text: str) -> tuple[int, ...]:
 
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m vae", description="Train and evaluate variational autoencoders.")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="train | evaluate | tsne | umap | list")
+    verbs = parser.add_subparsers(
+        dest="verb", required=True, metavar="train | resume | stop | evaluate | tsne | umap | list | rename | delete"
+    )
     add_train_arguments(verbs.add_parser("train", help="train a model and keep it under a name"))
+    parser_resume = verbs.add_parser("resume", help="take up a run that has stopped where it was kept last")
+    parser_resume.add_argument("name")
+    parser_resume.add_argument("--epochs", type=int, help="of the whole run, if it shall get more than it had")
+    parser_resume.add_argument("--json", action="store_true", help="print the held-out figures as JSON alone")
+    verbs.add_parser("stop", help="stop a run under way; what it has learnt is kept").add_argument("name")
+    parser_rename = verbs.add_parser("rename", help="give a run another name")
+    parser_rename.add_argument("name")
+    parser_rename.add_argument("new_name")
+    verbs.add_parser("delete", help="delete a run, and all that it has learnt").add_argument("name")
 
     parser_evaluate = verbs.add_parser("evaluate", help="held-out ELBO, likelihood, neighbours of a trained model")
     parser_evaluate.add_argument("name")
@@ -55,7 +69,11 @@ def make_parser() -> argparse.ArgumentParser:
         verbs.add_parser(kind, help=f"compute the {title} of a model's codes, and keep it").add_argument("name")
     parser_list = verbs.add_parser("list", help="the models there are")
     parser_list.add_argument("--json", action="store_true", help="print JSON alone")
-    verbs.add_parser("work").add_argument("name")  # what the app starts in the background; not for people
+    # What the app starts in the background; not for people.
+    parser_work = verbs.add_parser("work")
+    parser_work.add_argument("name")
+    parser_work.add_argument("--now", action="store_true")
+    verbs.add_parser("stand-by")
     return parser
 
 
@@ -73,6 +91,10 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--likelihood", choices=LIKELIHOODS, default=model["likelihood"])
     parser.add_argument("--sigma", type=float, default=model["sigma"], help="gaussian only")
     parser.add_argument("--beta", type=float, default=training["beta"], help="weight of the KL")
+    parser.add_argument("--beta-schedule", choices=BETA_SCHEDULES, default=training["beta_schedule"])
+    parser.add_argument("--warmup-epochs", type=float, default=training["warmup_epochs"], help="beta rises over them")
+    parser.add_argument("--n-cycles", type=int, default=training["n_cycles"], help="of a cyclical beta")
+    parser.add_argument("--free-bits", type=float, default=training["free_bits"], help="nats for each dimension")
     parser.add_argument("--epochs", type=int, default=training["epochs"])
     parser.add_argument("--batch-size", type=int, default=training["batch_size"])
     parser.add_argument("--learning-rate", type=float, default=training["learning_rate"])
@@ -94,13 +116,26 @@ def run_train(args: argparse.Namespace) -> None:
     )  # fmt: skip
     training = TrainConfig(
         args.dataset, args.epochs, args.batch_size, args.learning_rate, args.schedule, args.beta, args.seed,
-        args.device, args.threads, args.half,
+        args.device, args.threads, args.half, args.beta_schedule, args.warmup_epochs, args.n_cycles, args.free_bits,
     )  # fmt: skip
-    folder = runs.create(args.name, model, training)
+    runs.create(args.name, model, training)
     _train(args.name, show_progress=True)
+    _report(args)
+
+
+def run_resume(args: argparse.Namespace) -> None:
+    runs.requeue(args.name, args.epochs)
+    _train(args.name, show_progress=True)
+    _report(args)
+
+
+def _report(args: argparse.Namespace) -> None:
+    """What a run has reached."""
+    folder = checkpoint.find(args.name)
+    _, training = checkpoint.read_config(folder)
     metrics = asdict(checkpoint.read_metrics(folder)) if (folder / "metrics.json").is_file() else {}
     if args.json:
-        print(json.dumps({"name": args.name, "dataset": args.dataset, **metrics}))
+        print(json.dumps({"name": args.name, "dataset": training.dataset, **metrics}))
     elif metrics:
         print(
             f"{args.name}: held-out ELBO {metrics['elbo']:.2f} = -(reconstruction {metrics['recon_loss']:.2f} "
@@ -110,7 +145,7 @@ def run_train(args: argparse.Namespace) -> None:
         print(f"{args.name}: {runs.status(args.name).message}")
 
 
-def _train(name: str, show_progress: bool) -> None:
+def _train(name: str, show_progress: bool, waits: bool = True) -> None:
     def stop(*_: object) -> None:
         runs.request_stop(name)
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C does not wait
@@ -118,7 +153,7 @@ def _train(name: str, show_progress: bool) -> None:
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
     with _bar(unit="step", disable=not show_progress) as bar:
-        for record in runs.work(name):
+        for record in work(name, waits):
             _show(bar, record)
 
 
@@ -200,23 +235,29 @@ def run_embedding(args: argparse.Namespace) -> None:
             bar.total = total
             bar.update(done - bar.n)
 
-        runs.work_embedding(args.name, args.verb, show)
+        work_embedding(args.name, args.verb, show)
 
 
 def main(arguments: list[str] | None = None) -> int:
     args = make_parser().parse_args(arguments)
+    if args.verb == "stand-by":
+        rehearse()
+        order = stand_by()
+        return main(order) if order else 0
     verbs = {
         "train": run_train,
+        "resume": run_resume,
+        "stop": lambda args: runs.request_stop(args.name),
+        "rename": lambda args: runs.rename(args.name, args.new_name),
+        "delete": lambda args: runs.delete(args.name),
+        "work": lambda args: _train(args.name, show_progress=False, waits=not args.now),
         "evaluate": run_evaluate,
         "list": run_list,
         "tsne": run_embedding,
         "umap": run_embedding,
     }
     try:
-        if args.verb == "work":
-            _train(args.name, show_progress=False)
-        else:
-            verbs[args.verb](args)
+        verbs[args.verb](args)
     except USER_ERRORS as error:
         print(f"python -m vae {args.verb}: {error}", file=sys.stderr)
         return 1

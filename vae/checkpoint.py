@@ -35,7 +35,9 @@ from vae.model import VAE
 from vae.train import Change, Record, Terms
 
 SHIPPED_ROOT = Path(__file__).resolve().parent.parent / "checkpoints"
+SHIPPED_NAMES = ("digits-2d", "mnist-16d", "mnist-2d")
 MAX_JSON_BYTES = 1_000_000
+LATER = ("beta_schedule", "warmup_epochs", "n_cycles", "free_bits")  # settings that configs of version 0.1 do not have
 # Windows keeps a few names for devices, whatever follows a dot in them.
 NAME_PATTERN = re.compile(
     r"(?!(?:con|prn|aux|nul|com\d|lpt\d)(?:\.|$))[a-z0-9][a-z0-9._-]{0,63}", re.ASCII | re.IGNORECASE
@@ -56,6 +58,7 @@ class Metrics:
     kl: float
     epochs: float  # trained so far
     seconds: float  # spent training
+    active_units: int | None = None  # latent dimensions in use, see evaluate.active_dims; None in older checkpoints
 
 
 @dataclass(frozen=True)
@@ -218,8 +221,8 @@ def read_config(folder: Path) -> tuple[ModelConfig, TrainConfig]:
     if not isinstance(training, dict):
         raise CheckpointError(_damaged(folder / "config.json", "it is not one that Latentarium wrote"))
     try:
-        model = ModelConfig(**{field.name: content[field.name] for field in fields(ModelConfig)})
-        train = TrainConfig(**{field.name: training[field.name] for field in fields(TrainConfig)})
+        model = ModelConfig(**_known(ModelConfig, content))
+        train = TrainConfig(**_known(TrainConfig, training))
         info = dataset_info(train.dataset)
         if info.image_shape != model.image_shape:
             raise ConfigError("image_shape", f"{model.image_shape} is not that of {train.dataset}, {info.image_shape}")
@@ -228,6 +231,16 @@ def read_config(folder: Path) -> tuple[ModelConfig, TrainConfig]:
     except (ConfigError, TypeError) as error:
         raise CheckpointError(_damaged(folder / "config.json", str(error))) from error
     return model, train
+
+
+def _known(config: type, content: dict[str, Any]) -> dict[str, Any]:
+    """The config's fields in a file. One that came later has its default: it says what the program did before.
+
+    Raises KeyError if one is missing that was always there.
+    """
+    return {
+        field.name: content[field.name] for field in fields(config) if field.name not in LATER or field.name in content
+    }
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
@@ -296,8 +309,11 @@ def load_latents(folder: Path) -> Latents:
 
 def read_metrics(folder: Path) -> Metrics:
     content = read_json(folder / "metrics.json")
+    optional = {"active_units": content.get("active_units")} if content.get("active_units") is not None else {}
     try:
-        values = {field.name: content[field.name] for field in fields(Metrics)}
+        values = {
+            field.name: content[field.name] for field in fields(Metrics) if field.name != "active_units"
+        } | optional
     except KeyError as error:
         raise CheckpointError(_damaged(folder / "metrics.json", f"{error.args[0]} is missing")) from error
     # NaN is not below the largest float either.

@@ -87,15 +87,18 @@ class Camera:
     def still(self) -> Still:
         return Still(self.labels, png_bytes(grid(self.images[self.examples], SHEET_COLUMNS), 1))
 
-    def follow(self, film: Film) -> None:
-        """Goes on from the last frame of a film."""
-        if film.frames and len(film.frames[-1].points) == len(self.images):
-            self.last_points = film.frames[-1].points
+    def follow(self, frames: list[Frame]) -> None:
+        """Goes on from the last of these."""
+        if frames and len(frames[-1].points) == len(self.images):
+            self.last_points = frames[-1].points
 
     @torch.inference_mode()
-    def take(self, model: VAE, step: int, epoch: float) -> Frame:
-        """A frame of the model as it is. It draws from a generator of its own: training goes on as if unseen."""
+    def take(self, model: VAE, step: int, epoch: float) -> Frame | None:
+        """A frame of the model as it is; None if its codes are no numbers. It draws from a generator of its own:
+        training goes on as if unseen."""
         mu, logvar = encode_images(model, self.images)
+        if not (mu.isfinite().all() and logvar.isfinite().all()):
+            return None
         points, origin, axes = self._plane(mu)
         device = next(model.parameters()).device
         eps = torch.randn(N_SAMPLES, mu.shape[1], generator=torch.Generator().manual_seed(0))
@@ -137,17 +140,13 @@ class FilmWriter:
     """Appends frames to a folder's film. Once it is too long or too large, every second frame goes, and `stride` says
     how much rarer than at first new ones should come."""
 
-    def __init__(self, folder: Path, still: Still):
-        self.path = folder / FILM_FILE
+    def __init__(self, folder: Path, still: Still, last_step: int):
+        """Goes on with a film that there is, without what comes after last_step: a run that goes on from there films
+        it anew."""
+        self.path, self.still, self.stride = folder / FILM_FILE, still, 1
         film = read_film(folder)
-        self.frames = film.frames if film else []
-        self.stride = 1
-        self._write_all(film.still if film else still)
-
-    def keep_until(self, step: int) -> None:
-        """Forgets what was filmed after a step: a run that goes on from there films it anew."""
-        self.frames = [frame for frame in self.frames if frame.step <= step]
-        self._write_all(self.still)
+        self.frames = [frame for frame in film.frames if frame.step <= last_step] if film else []
+        self._write_all()
 
     def add(self, frame: Frame) -> None:
         if self.frames and self.frames[-1].step >= frame.step:
@@ -157,22 +156,23 @@ class FilmWriter:
         if len(self.frames) > MAX_FRAMES or self.size + len(block) > MAX_FILM_BYTES:
             self.frames = [*self.frames[:-1:2], frame]
             self.stride *= 2
-            self._write_all(self.still)
+            self._write_all()
             return
         with open(self.path, "ab") as file:
             file.write(block)
         self.size += len(block)
 
-    def _write_all(self, still: Still) -> None:
-        self.still = still
-        content = b"".join(map(_pack, [_still_tensors(still), *map(_frame_tensors, self.frames)]))
+    def _write_all(self) -> None:
+        content = b"".join(map(_pack, [_still_tensors(self.still), *map(_frame_tensors, self.frames)]))
         write_atomically({self.path: content})
         self.size = len(content)
 
 
 def write_live(folder: Path, still: Still, frame: Frame, decoder: nn.Sequential) -> None:
     """Replaces what whoever watches sees. Not synced to the disk: after a crash of the system nobody misses it."""
-    weights = {f"decoder.{name}": value.detach().cpu().half() for name, value in decoder.state_dict().items()}
+    weights = {
+        f"decoder.{name}": value.detach().cpu().half().contiguous() for name, value in decoder.state_dict().items()
+    }
     scratch = folder / f".{LIVE_FILE}.tmp"
     scratch.write_bytes(tensors_to_bytes({**_still_tensors(still), **_frame_tensors(frame), **weights}))
     os.replace(scratch, folder / LIVE_FILE)

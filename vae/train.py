@@ -61,7 +61,7 @@ class Change:
 
     step: int  # the steps after this one are under the new value
     epoch: float
-    setting: str  # beta, learning_rate or epochs
+    setting: str  # beta, learning_rate or epochs; of those two, what the schedules take their share of
     value: float
 
 
@@ -88,8 +88,8 @@ def learning_rate_at(progress: float, schedule: str) -> float:
     return 1 - progress if schedule == "linear" else 1.0
 
 
-def beta_share_at(epoch: float, config: TrainConfig, epochs: int) -> float:
-    """Beta as a share of its full value, 0 to 1. epoch: passes over the data so far, of `epochs` in all.
+def beta_share_at(epoch: float, config: TrainConfig) -> float:
+    """Beta as a share of its full value, 0 to 1. epoch: passes over the data so far.
 
     warmup: it rises from 0 along a line. Source: Bowman et al., arXiv:1511.06349; Sønderby et al., arXiv:1602.02282.
     cyclical: it rises so in the first half of each cycle, and stays for the second. Source: Fu et al.,
@@ -98,7 +98,7 @@ def beta_share_at(epoch: float, config: TrainConfig, epochs: int) -> float:
     if config.beta_schedule == "warmup":
         return min(1.0, epoch / config.warmup_epochs)
     if config.beta_schedule == "cyclical":
-        return min(1.0, 2 * (epoch * config.n_cycles / epochs % 1.0))
+        return min(1.0, 2 * (epoch * config.n_cycles / config.epochs % 1.0))
     return 1.0
 
 
@@ -159,8 +159,8 @@ def train(
 class Training:
     """A training under way: the model, its optimizer, and where it stands in the data.
 
-    `beta`, `learning_rate` and `epochs` begin as the config's and may be set anew between two steps; the schedules take
-    their share of them. `every_step` asks for a Record after each step.
+    `beta` and `learning_rate` begin as the config's and may be set anew between two steps; the schedules take their
+    share of them. `every_step` asks for a Record after each step.
     The same model, config, data and changes give the same weights on a CPU with one thread, also across `state` and
     `load_state`.
     Source: Kingma & Welling, arXiv:1312.6114, algorithm 1; Adam: arXiv:1412.6980.
@@ -176,7 +176,7 @@ class Training:
                 "batch_size", f"{config.batch_size} was given; there are only {len(train_images)} training images"
             )
         self.model, self.config = model, config
-        self.beta, self.learning_rate, self.epochs = config.beta, config.learning_rate, config.epochs
+        self.beta, self.learning_rate = config.beta, config.learning_rate
         self.every_step = False
         device = pick_device(config.device)
         self.images, self.held_out_images = train_images.to(device), held_out_images[:N_LIVE_HELD_OUT].to(device)
@@ -198,7 +198,7 @@ class Training:
 
     @property
     def n_steps(self) -> int:
-        return self.epochs * self.steps_per_epoch
+        return self.config.epochs * self.steps_per_epoch
 
     @property
     def epoch(self) -> float:
@@ -208,15 +208,23 @@ class Training:
     @property
     def current_beta(self) -> float:
         """Of the next step."""
-        return self.beta * beta_share_at(self.epoch, self.config, self.epochs)
+        return self.beta * beta_share_at(self.epoch, self.config)
 
     @property
     def current_learning_rate(self) -> float:
         return self.learning_rate * learning_rate_at(self.step / self.n_steps, self.config.schedule)
 
+    @property
+    def seconds(self) -> float:
+        """Spent training so far."""
+        return self.meter.seconds
+
+    def leave_out(self, seconds: float) -> None:
+        """Time that just passed and was not spent training, as in a pause."""
+        self.meter.leave_out(seconds)
+
     def records(self, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Record]:
-        """Trains to the last epoch. should_stop is asked before each step, and may take its time, which does not count;
-        when it says True, a last Record follows.
+        """Trains to the last epoch. should_stop is asked before each step; when it says True, a last Record follows.
 
         Raises TrainingError if the loss stops being a number: the model then holds what made it so.
         """
@@ -225,10 +233,7 @@ class Training:
             self.has_begun = True
             yield self._record(with_held_out=True)
         while self.step < self.n_steps:
-            asked = time.perf_counter()
-            stops = should_stop()
-            self.meter.leave_out(time.perf_counter() - asked)
-            if stops:
+            if should_stop():
                 yield self._record(with_held_out=True)
                 return
             self._do_step()
@@ -266,14 +271,14 @@ class Training:
     # Records
 
     def _is_epoch_end(self) -> bool:
-        return self.step % (self.steps_per_epoch * math.ceil(self.epochs / MAX_RECORDS)) == 0 or self._is_last()
+        return self.step % (self.steps_per_epoch * math.ceil(self.config.epochs / MAX_RECORDS)) == 0 or self._is_last()
 
     def _is_last(self) -> bool:
         return self.step == self.n_steps
 
     def _is_due(self) -> bool:
         # At first the loss falls steeply, and someone is waiting for the curve: records at steps 1, 2, 4, 8, ...
-        interval = math.ceil(self.steps_per_epoch / max(1, min(RECORDS_PER_EPOCH, MAX_RECORDS // self.epochs)))
+        interval = math.ceil(self.steps_per_epoch / max(1, min(RECORDS_PER_EPOCH, MAX_RECORDS // self.config.epochs)))
         early = self.step < interval and self.step & (self.step - 1) == 0
         position = self.step % self.steps_per_epoch
         return self.every_step or early or (position > 0 and position % interval == 0) or self._is_epoch_end()
@@ -299,22 +304,21 @@ class Training:
     def state(self) -> dict[str, Tensor]:
         """All that the rest of the training depends on, but for config and images; taken right after a Record."""
         moments = self.optimizer.state_dict()["state"]
-        numbers = [self.step, self.meter.seconds, self.beta, self.learning_rate, self.epochs]
+        numbers = [self.step, self.seconds, self.beta, self.learning_rate, self.last_beta, self.last_learning_rate]
         state = {
             **{f"model.{name}": value for name, value in self.model.state_dict().items()},
             **{f"{kind}.{i}": moments[i][kind] for i in moments for kind in MOMENTS},
             "generator": self.generator.get_state(),
             "epoch_start": self.epoch_start,
-            "numbers": torch.tensor([*numbers, self.last_beta, self.last_learning_rate], dtype=torch.float64),
+            "numbers": torch.tensor(numbers, dtype=torch.float64),
         }
         return {name: value.detach().cpu().contiguous() for name, value in state.items()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Goes on from what `state` gave. Raises KeyError, RuntimeError or ValueError if it is of another training."""
-        step, seconds, self.beta, self.learning_rate, epochs, self.last_beta, self.last_learning_rate = state[
-            "numbers"
-        ].tolist()
-        self.step, self.epochs, self.has_begun = int(step), int(epochs), True
+        step, seconds, *rates = state["numbers"].tolist()
+        self.step, self.has_begun = int(step), True
+        self.beta, self.learning_rate, self.last_beta, self.last_learning_rate = rates
         self.meter.seconds_before = seconds
         self.model.load_state_dict(
             {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}

@@ -10,7 +10,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from pages.ui.latent_map import axis_name, latent_map, moving_payload
 from pages.ui.models import LINKED, MapChoice, OpenModel, forget_place, open_or_stop
-from vae import data, runs
+from vae import data, embeddings
 from vae.checkpoint import CheckpointError
 from vae.latent import EMBEDDINGS
 from vae.runs import RunError
@@ -82,7 +82,7 @@ def _pick_dims(opened: OpenModel) -> MapChoice:
 
 def _offer(opened: OpenModel, kind: str, height: int) -> None:
     title = EMBEDDINGS[kind]
-    job = runs.embedding_status(opened.name)
+    job = embeddings.embedding_status(opened.name)
     if job and job.state == "running":
         _watch(opened.name, job.kind, height)
         return
@@ -91,7 +91,7 @@ def _offer(opened: OpenModel, kind: str, height: int) -> None:
     st.info(f"This model has no {title} yet. It takes {DURATIONS[kind]} for 10,000 images, and is kept with the model.")
     if st.button(f"Compute the {title}", type="primary"):
         try:
-            runs.start_embedding(opened.name, kind)
+            embeddings.start_embedding(opened.name, kind)
         except (CheckpointError, RunError) as error:
             st.error(str(error))
         else:
@@ -101,11 +101,11 @@ def _offer(opened: OpenModel, kind: str, height: int) -> None:
 @st.fragment(run_every=0.5)
 def _watch(name: str, kind: str, height: int) -> None:
     """The points on their way, until the work has ended."""
-    job = runs.embedding_status(name)
+    job = embeddings.embedding_status(name)
     if job is None or job.state != "running":
         st.rerun()
     st.progress(job.fraction, f"Computing the {EMBEDDINGS[kind]}; you may leave this page meanwhile.")
-    points = runs.embedding_so_far(name)
+    points = embeddings.embedding_so_far(name)
     if points is not None:
         opened, choice = open_or_stop(name), MapChoice(kind)
         latent_map(moving_payload(opened, choice, height, points), f"map {name} {choice}")
