@@ -141,7 +141,7 @@ def test_every_option_of_train_arrives(capsys, checkpoints):
     options = (
         "--dataset digits --name demo --network conv --channels 4,8 --widths 16 --latent-dim 3 --activation tanh "
         "--likelihood gaussian --sigma 0.5 --beta 2 --epochs 1 --batch-size 50 --learning-rate 0.01 --schedule linear "
-        "--seed 9 --device cpu --threads 1 --half"
+        "--seed 9 --device cpu --threads 1 --half --beta-schedule cyclical --warmup-epochs 2.5 --n-cycles 3 --free-bits 0.1"
     )
     assert run(capsys, "train", *options.split())[0] == 0
     model, training = read_config(checkpoints / "demo")
@@ -151,7 +151,8 @@ def test_every_option_of_train_arrives(capsys, checkpoints):
     }  # fmt: skip
     assert vars(training) == {
         "dataset": "digits", "epochs": 1, "batch_size": 50, "learning_rate": 0.01, "schedule": "linear", "beta": 2.0,
-        "seed": 9, "device": "cpu", "threads": 1, "half": True,
+        "seed": 9, "device": "cpu", "threads": 1, "half": True, "beta_schedule": "cyclical", "warmup_epochs": 2.5,
+        "n_cycles": 3, "free_bits": 0.1,
     }  # fmt: skip
 
 
