@@ -141,7 +141,8 @@ def test_every_option_of_train_arrives(capsys, checkpoints):
     options = (
         "--dataset digits --name demo --network conv --channels 4,8 --widths 16 --latent-dim 3 --activation tanh "
         "--likelihood gaussian --sigma 0.5 --beta 2 --epochs 1 --batch-size 50 --learning-rate 0.01 --schedule linear "
-        "--seed 9 --device cpu --threads 1 --half --beta-schedule cyclical --warmup-epochs 2.5 --n-cycles 3 --free-bits 0.1"
+        "--seed 9 --device cpu --threads 1 --half --beta-schedule cyclical --warmup-epochs 2.5 --n-cycles 3 "
+        "--free-bits 0.1"
     )
     assert run(capsys, "train", *options.split())[0] == 0
     model, training = read_config(checkpoints / "demo")

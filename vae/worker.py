@@ -263,7 +263,7 @@ class _Diary:
         self.folder, self.training = folder, training
         self.film = _Filming(folder, training, held_out)
         self.results = _Results(folder, training, held_out)
-        self.next_results, self.next_state = training.seconds + 5.0, training.seconds + 1.0  # seconds of training
+        self.next_results, self.next_state = training.seconds + 5.0, training.seconds + 0.5  # seconds of training
 
     def keep(self, record: Record) -> None:
         append_line(self.folder, record)

@@ -1,7 +1,7 @@
-"""Who looks, and what they may do: alone at home everything, in a class only what is theirs, on a public screen nothing.
+"""Who looks, and what they may do: alone everything, in a class only what is theirs, on a public screen nothing.
 
-$LATENTARIUM_MODE is `single` (the default), `class` or `read-only`. A visitor is a browser, known by a cookie that holds
-a random number; runs.create keeps a digest of it as the run's owner, so that reading the folder makes nobody an owner.
+$LATENTARIUM_MODE is `single` (the default), `class` or `read-only`. A visitor is a browser, known by a cookie that
+holds a random number; runs.create keeps a digest of it as the run's owner, so reading the folder makes nobody an owner.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def is_read_only() -> bool:
 
 
 def owner() -> str:
-    """What runs that this visitor starts are marked with; empty where everybody may do everything, and for a moment at a
-    browser's first visit of a class's server."""
+    """What runs that this visitor starts are marked with; empty where everybody may do everything, and for a moment at
+    a browser's first visit of a class's server."""
     if mode() != "class":
         return ""
     visitor = _visitor_id()
