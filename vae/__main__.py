@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import signal
 import sys
@@ -29,7 +30,7 @@ from vae.data import DataError
 from vae.embeddings import work_embedding
 from vae.evaluate import evaluate
 from vae.latent import EMBEDDINGS
-from vae.processes import RunError, stand_by
+from vae.processes import RunError, print_to, stand_by
 from vae.train import Record, TrainingError
 from vae.worker import rehearse, work
 
@@ -70,9 +71,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser_list = verbs.add_parser("list", help="the models there are")
     parser_list.add_argument("--json", action="store_true", help="print JSON alone")
     # What the app starts in the background; not for people.
-    parser_work = verbs.add_parser("work")
-    parser_work.add_argument("name")
-    parser_work.add_argument("--now", action="store_true")
+    verbs.add_parser("work").add_argument("name")
+    verbs.add_parser("work-next")
     verbs.add_parser("stand-by")
     return parser
 
@@ -145,7 +145,7 @@ def _report(args: argparse.Namespace) -> None:
         print(f"{args.name}: {runs.status(args.name).message}")
 
 
-def _train(name: str, show_progress: bool, waits: bool = True) -> None:
+def _train(name: str, show_progress: bool, is_claimed: bool = False) -> None:
     def stop(*_: object) -> None:
         runs.request_stop(name)
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C does not wait
@@ -153,8 +153,19 @@ def _train(name: str, show_progress: bool, waits: bool = True) -> None:
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
     with _bar(unit="step", disable=not show_progress) as bar:
-        for record in work(name, waits):
+        for record in work(name, is_claimed):
             _show(bar, record)
+
+
+def work_next() -> int:
+    """On a cluster: the run that has waited longest. Returns 0 if there was one, however it ended, 3 if none waits."""
+    name = runs.claim_next()
+    if name is None:
+        return 3
+    print_to(checkpoint.find(name) / "worker.log")
+    with contextlib.suppress(*USER_ERRORS):  # they stand in the run's state
+        _train(name, show_progress=False, is_claimed=True)
+    return 0
 
 
 def _bar(**options: Any) -> tqdm:
@@ -244,13 +255,15 @@ def main(arguments: list[str] | None = None) -> int:
         rehearse()
         order = stand_by()
         return main(order) if order else 0
+    if args.verb == "work-next":
+        return work_next()
     verbs = {
         "train": run_train,
         "resume": run_resume,
         "stop": lambda args: runs.request_stop(args.name),
         "rename": lambda args: runs.rename(args.name, args.new_name),
         "delete": lambda args: runs.delete(args.name),
-        "work": lambda args: _train(args.name, show_progress=False, waits=not args.now),
+        "work": lambda args: _train(args.name, show_progress=False),
         "evaluate": run_evaluate,
         "list": run_list,
         "tsne": run_embedding,

@@ -1,8 +1,8 @@
 """Runs on a Dask cluster, where LATENTARIUM_SCHEDULER names its scheduler. Dask is imported only then.
 
-The workers see the same checkpoint folder; each run is a task that starts the same worker process as on one machine.
-The tasks belong to nobody (`fire_and_forget`) and outlive the app; a Client's executor takes its tasks along when it
-ends, so they are submitted without one.
+The workers see the same checkpoint folder, and that is where the queue is: for each run a task wakes an idle worker,
+which does what has waited longest, and the next, until nothing waits. The tasks belong to nobody (`fire_and_forget`)
+and outlive the app; a Client's executor takes its tasks along when it ends, so they are submitted without one.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from vae.processes import RunError
 
 CONNECT_SECONDS = 3.0
 LOOK_SECONDS = 2.0  # between two looks at a scheduler
-KNOWN, UNKNOWN, ERRED, OUT_OF_REACH = "known", "unknown", "erred", "out of reach"
+AT_WORK, IDLE, OUT_OF_REACH = "at work", "idle", "out of reach"
+PREFIX = "latentarium-"  # of our tasks' keys
 
 _lock = threading.Lock()
 _clients: dict[str, Any] = {}
-_looks: dict[tuple[str, str], tuple[float, str]] = {}  # (address, name): when it was looked up, and what was found
+_looks: dict[str, tuple[float, str]] = {}  # by address: when it was asked, and how it was
 
 
 def address() -> str:
@@ -30,84 +31,85 @@ def address() -> str:
     return os.environ.get("LATENTARIUM_SCHEDULER", "")
 
 
-def submit(scheduler: str, name: str) -> None:
-    """Hands a queued run to the cluster. Raises RunError if it can't be reached, or Dask is not installed."""
+def submit(scheduler: str) -> None:
+    """Wakes a worker for the runs that wait. Raises RunError if the cluster can't be reached, or Dask is missing."""
     try:
         from distributed import fire_and_forget
 
         client = _client(scheduler)
-        with _lock:
-            _looks.pop((scheduler, name), None)
-        key = f"{_key(name)}-{time.time_ns()}"  # a task of its own each time it is taken up
-        future = client.submit(_make_task(), name, str(checkpoint_root()), key=key, pure=False)
+        # Left to itself, the scheduler may queue two tasks on one worker while another is idle.
+        worker = client.run_on_scheduler(_make_choice())
+        key = f"{PREFIX}{time.time_ns()}"
+        options = {"workers": [worker], "allow_other_workers": True} if worker else {}
+        future = client.submit(_make_task(), str(checkpoint_root()), key=key, pure=False, **options)
         fire_and_forget(future)
+        deadline = time.monotonic() + CONNECT_SECONDS
+        while key not in client.run_on_scheduler(_make_look(), PREFIX) and not future.done():
+            if time.monotonic() > deadline:
+                raise TimeoutError
+            time.sleep(0.02)
+        _looks.pop(scheduler, None)
     except ImportError as error:
         raise RunError("LATENTARIUM_SCHEDULER is set, but Dask is missing: pip install distributed.") from error
     except (OSError, ValueError, RuntimeError) as error:
         raise RunError(f"{_silence(scheduler)} Then try again, or unset LATENTARIUM_SCHEDULER.") from error
 
 
-def _make_task() -> Callable[[str, str], None]:
-    """What a cluster's worker does. Made here, inside a function, so that it travels whole: Dask names what can be
-    imported, and a worker that was started as a command finds no `vae` to import."""
+# What follows is made inside functions so that it travels whole: Dask only names what can be imported, and a scheduler
+# or worker that was started as a command finds no `vae` to import.
 
-    def work_in_process(name: str, root: str) -> None:
+
+def _make_task() -> Callable[[str], None]:
+    """What a cluster's worker does: one run after the other, each in a process that goes on if the cluster does not."""
+
+    def work_on_what_waits(root: str) -> None:
         import os
         import subprocess
         import sys
 
         environment = os.environ | {"LATENTARIUM_CHECKPOINTS": root}
-        environment.pop("LATENTARIUM_SCHEDULER", None)
-        with open(os.path.join(root, name, "worker.log"), "ab") as log:
-            # A process of its own, which goes on if the cluster does not.
-            subprocess.run(
-                [sys.executable, "-m", "vae", "work", name, "--now"],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True, check=True,
-            )  # fmt: skip
+        command = [sys.executable, "-m", "vae", "work-next"]
+        while subprocess.run(command, env=environment, start_new_session=True, check=False).returncode == 0:
+            pass
 
-    return work_in_process
+    return work_on_what_waits
 
 
-def _make_look() -> Callable[..., dict[str, str]]:
-    """What is asked of the scheduler: the states of a run's tasks by key. It travels whole, as `_make_task` says."""
+def _make_choice() -> Callable[..., str | None]:
+    """What is asked of the scheduler: its least busy worker."""
 
-    def states_of(prefix: str, dask_scheduler: Any = None) -> dict[str, str]:
-        # Keys are the prefix, a dash and digits; names of runs may hold dashes too.
+    def least_busy(dask_scheduler: Any = None) -> str | None:
+        workers = dask_scheduler.workers.values()
+        return min(workers, key=lambda worker: len(worker.processing) / worker.nthreads).address if workers else None
+
+    return least_busy
+
+
+def _make_look() -> Callable[..., list[str]]:
+    """What is asked of the scheduler: the keys of our tasks that are not done."""
+
+    def keys_of(prefix: str, dask_scheduler: Any = None) -> list[str]:
+        done = ("memory", "erred", "released", "forgotten")
         tasks = dask_scheduler.tasks.items()
-        return {key: task.state for key, task in tasks if isinstance(key, str) and key.rpartition("-")[0] == prefix}
+        return [key for key, task in tasks if str(key).startswith(prefix) and task.state not in done]
 
-    return states_of
-
-
-def knows(scheduler: str, name: str) -> bool:
-    """Whether the scheduler has a queued run's task."""
-    return _look(scheduler, name) == KNOWN
+    return keys_of
 
 
-def problem(scheduler: str, name: str) -> str:
-    """Why a run that was handed to a cluster is not under way; empty if the cluster is not the reason."""
-    found = _look(scheduler, name)
-    if found == OUT_OF_REACH:
+def is_at_work(scheduler: str) -> bool:
+    """Whether the scheduler has tasks of ours that are not done, so that what waits will have its turn."""
+    return _look(scheduler) == AT_WORK
+
+
+def problem(scheduler: str) -> str:
+    """Why a run that waits for a cluster is not under way; empty if the cluster is not the reason."""
+    if _look(scheduler) == OUT_OF_REACH:
         return f"{_silence(scheduler)} Then resume this run; what it had saved is kept."
-    if found == ERRED:
-        return "The cluster could not start this run; are its workers started in the project's folder?"
     return ""
-
-
-def cancel(scheduler: str, name: str) -> None:
-    """Takes a run that has not begun from the cluster, if it can be reached."""
-    try:
-        _client(scheduler).cancel(list(_states(scheduler, name)), force=True)
-    except (ImportError, OSError, ValueError, RuntimeError):
-        pass  # the run's control file stops it as soon as it begins
 
 
 def _silence(scheduler: str) -> str:
     return f"The scheduler {scheduler} does not answer: start it, as with `dask scheduler`, or correct its address."
-
-
-def _key(name: str) -> str:
-    return f"latentarium-{name}"
 
 
 def _client(scheduler: str) -> Any:
@@ -122,21 +124,14 @@ def _client(scheduler: str) -> Any:
         return client
 
 
-def _states(scheduler: str, name: str) -> dict[str, str]:
-    return _client(scheduler).run_on_scheduler(_make_look(), prefix=_key(name))
-
-
-def _look(scheduler: str, name: str) -> str:
-    """What the scheduler knows of a run's task; asked every LOOK_SECONDS at most."""
-    now = time.monotonic()
-    seen, found = _looks.get((scheduler, name), (-LOOK_SECONDS, UNKNOWN))
-    if now - seen < LOOK_SECONDS:
+def _look(scheduler: str) -> str:
+    """How the scheduler is; asked every LOOK_SECONDS at most."""
+    seen, found = _looks.get(scheduler, (-LOOK_SECONDS, IDLE))
+    if time.monotonic() - seen < LOOK_SECONDS:
         return found
     try:
-        states = _states(scheduler, name).values()
-        alive = [state for state in states if state not in ("erred", "released", "forgotten")]
-        found = KNOWN if alive else ERRED if states else UNKNOWN
+        found = AT_WORK if _client(scheduler).run_on_scheduler(_make_look(), PREFIX) else IDLE
     except (ImportError, OSError, ValueError, RuntimeError):
         found = OUT_OF_REACH
-    _looks[scheduler, name] = (time.monotonic(), found)
+    _looks[scheduler] = (time.monotonic(), found)
     return found

@@ -100,14 +100,19 @@ def stand_by() -> list[str]:
     if not line:
         return []
     order = json.loads(line)
-    log = os.open(order["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    for stream in (sys.stdout, sys.stderr):
-        os.dup2(log, stream.fileno())
-    os.close(log)
+    print_to(Path(order["log"]))
     for name in _own_settings():
         del os.environ[name]
     os.environ.update(order["environment"])
     return order["arguments"]
+
+
+def print_to(log_path: Path) -> None:
+    """From now on, what this process prints goes there."""
+    log = os.open(log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(log, stream.fileno())
+    os.close(log)
 
 
 # Whether anyone works

@@ -190,7 +190,7 @@ def _start_worker(name: str, folder: Path) -> None:
     """On the cluster if there is one, else on this machine."""
     scheduler = cluster.address()
     if scheduler:
-        cluster.submit(scheduler, name)
+        cluster.submit(scheduler)
         return
     try:
         start_worker("work", name, folder)
@@ -274,7 +274,7 @@ def read_state(folder: Path) -> tuple[str, str]:
     """A run's state and a sentence about it. Raises CheckpointError if run.json is damaged."""
     if not os.path.isfile(folder / "run.json"):
         return "finished", ""  # a checkpoint that came without its run
-    content = read_work(folder / "run.json", folder / "worker.lock", lambda content: _is_expected(folder, content))
+    content = read_work(folder / "run.json", folder / "worker.lock", _is_expected)
     state, message = content.get("state"), str(content.get("message", ""))
     if state not in STATES:
         raise CheckpointError(f"The run {folder.name} can't be read: run.json has no known state; delete {folder}.")
@@ -283,16 +283,14 @@ def read_state(folder: Path) -> tuple[str, str]:
     return state, message
 
 
-def _is_expected(folder: Path, content: dict[str, Any]) -> bool:
+def _is_expected(content: dict[str, Any]) -> bool:
     scheduler = content.get("scheduler")
-    return cluster.knows(str(scheduler), folder.name) if scheduler else is_starting(content)
+    return cluster.is_at_work(str(scheduler)) if scheduler else is_starting(content)
 
 
 def _how_it_ended(folder: Path, content: dict[str, Any]) -> str:
-    if content.get("scheduler"):
-        problem = cluster.problem(str(content["scheduler"]), folder.name)
-        if problem:
-            return problem
+    if content.get("scheduler") and (problem := cluster.problem(str(content["scheduler"]))):
+        return problem
     kept = "what it had saved is kept" if (folder / "model.safetensors").is_file() else "nothing had been saved yet"
     return (
         f"The training process was ended from outside, as for want of memory, before its work was done; {kept}."
@@ -349,10 +347,9 @@ def request_stop(name: str) -> None:
     """Asks a run to stop; it keeps what it has learnt."""
     _steer(name, lambda control: replace(control, stop=True))
     folder = find(name)
-    content = read_json(folder / "run.json") if (folder / "run.json").is_file() else {}
-    if content.get("state") == "queued" and content.get("scheduler"):
-        cluster.cancel(str(content["scheduler"]), name)
-        write_state(folder, "stopped", "Stopped before it began.")
+    with _queue_lock():
+        if _waits_for_cluster(folder):
+            write_state(folder, "stopped", "Stopped before it began.")
 
 
 def pause(name: str) -> None:
@@ -478,6 +475,25 @@ def take_turn(folder: Path) -> bool:
             return False
         write_state(folder, "preparing", "Preparing.")
         return True
+
+
+def claim_next() -> str | None:
+    """On a cluster: the run that has waited longest, which is preparing from now on; None if none waits."""
+    with _queue_lock():
+        waiting = [folder for folder in checkpoint_folders(checkpoint_root()) if _waits_for_cluster(folder)]
+        if not waiting:
+            return None
+        folder = min(waiting, key=_ticket_of)
+        write_state(folder, "preparing", "Preparing.")
+        return folder.name
+
+
+def _waits_for_cluster(folder: Path) -> bool:
+    try:
+        content = read_json(folder / "run.json")
+    except CheckpointError:
+        return False
+    return content.get("state") == "queued" and bool(content.get("scheduler"))
 
 
 def append_line(folder: Path, item: Record | Change) -> None:

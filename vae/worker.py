@@ -57,19 +57,19 @@ class Stopped(Exception):
     """Someone asked the run to stop before there was anything to keep."""
 
 
-def work(name: str, waits: bool = True) -> Iterator[Record]:
+def work(name: str, is_claimed: bool = False) -> Iterator[Record]:
     """Does the work of a run that was queued, in this process: trains, and writes its folder. Yields the records.
 
-    waits: for its turn among the runs of this machine.
+    is_claimed: by `runs.claim_next`; else it waits for its turn among the runs of this machine.
     Whatever goes wrong is written into the run's state, then raised: DataError, TrainingError, RunError.
     """
     folder = find(name)
     with locked(folder / "worker.lock"):
-        if read_json(folder / "run.json").get("state") != "queued":
+        if read_json(folder / "run.json").get("state") != ("preparing" if is_claimed else "queued"):
             raise RunError(f"{name} has been trained already; start a run with another name.")
         with recorded(folder / "run.json", partial(next_state, folder)):
             try:
-                if waits:
+                if not is_claimed:
                     _wait_for_turn(folder)
                 yield from _train_in(folder)
             except Stopped:
