@@ -11,7 +11,7 @@ import scipy.stats
 import torch
 from sklearn.neighbors import KNeighborsClassifier
 
-from pages.ui.latent_map import _FOLDER, CLASS_COLOURS, SCRIPTS
+from pages.ui.latent_map import CLASS_COLOURS, read_scripts
 from pages.ui.latent_map.decoder import pack_decoder, travels_as_half
 from vae import VAE, ModelConfig
 from vae.config import ACTIVATIONS
@@ -24,8 +24,7 @@ CHANCE = np.random.default_rng(0)
 def run(new_page):
     """run(script, argument): the value of a JavaScript function that sees all of the map's scripts."""
     page = new_page()
-    source = "\n".join((_FOLDER / name).read_text(encoding="utf-8") for name in SCRIPTS)
-    page.add_script_tag(content=source.replace("export default function", "function main"))
+    page.add_script_tag(content=read_scripts())
     # What travels as base64 arrives as numbers.
     page.add_script_tag(
         content="const floats = (text) => new Float32Array(Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer);"
@@ -75,7 +74,7 @@ def test_the_browser_decodes_what_torch_decodes(run, network, activation, likeli
     model.init_weights(torch.full((n_channels, 12, 16), 0.3), torch.Generator().manual_seed(0))
     for weight in model.parameters():
         weight.add_(0.1 * torch.randn(weight.shape))
-    layers, weights = pack_decoder(model, half)
+    layers, weights = pack_decoder(model.decoder, half)
     z = 2 * torch.randn(6, 3)
     shown = run(
         """([header, bits, half, zs]) => {
@@ -97,11 +96,11 @@ def test_the_browser_decodes_what_torch_decodes(run, network, activation, likeli
 
 def test_weights_travel_as_half_where_that_loses_nothing():
     model = VAE(ModelConfig((1, 8, 8), widths=(16,))).requires_grad_(False)
-    assert not travels_as_half(model)
+    assert not travels_as_half(model.decoder)
     for weight in model.parameters():
         weight.copy_(weight.half().float())
-    assert travels_as_half(model)
-    assert travels_as_half(VAE(ModelConfig((1, 28, 28), widths=(500,))))  # 394,284: many
+    assert travels_as_half(model.decoder)
+    assert travels_as_half(VAE(ModelConfig((1, 28, 28), widths=(500,))).decoder)  # 394,284: many
 
 
 # payload.js

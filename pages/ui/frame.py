@@ -13,7 +13,7 @@ from streamlit.runtime.pages_manager import PagesManager
 M_ARENA_MAX, M_MMAP_THRESHOLD = -8, -3  # of mallopt, in glibc's malloc.h
 STYLE = """
 <style>
-[data-testid="stMainBlockContainer"] { padding-top: 3.5rem; }
+[data-testid="stMainBlockContainer"] { padding: 3.5rem clamp(1rem, 3.5vw, 4rem) 4rem; }
 .latentarium-picture { margin: 0; }
 .latentarium-picture img {
     image-rendering: pixelated; display: block; max-width: 100%; border-radius: 6px;

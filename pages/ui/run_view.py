@@ -1,26 +1,36 @@
-"""A training run as it stands in its folder: state, speed, curves; stop; and where to go when it is done."""
+"""A training run as it stands in its folder: watch it form, hold it, bend it, stop it; replay it when it has ended."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
 import streamlit as st
 
-from pages.ui.charts import curves, live_curves
+from pages.ui import visitor
+from pages.ui.instrument import instrument, live_payload, replay_payload
 from vae import ModelConfig, TrainConfig, runs
-from vae.checkpoint import CheckpointError, find, list_checkpoints, read_config, read_metrics
-from vae.runs import RunError, RunStatus
+from vae.checkpoint import SHIPPED_NAMES, CheckpointError, find, load_model, read_config, read_metrics
+from vae.config import ConfigError
+from vae.data import dataset_info
+from vae.film import FILM_FILE, LIVE_FILE, read_film, read_live
+from vae.processes import ACTIVE_STATES, RunError
+from vae.runs import RunStatus
 from vae.train import N_LIVE_HELD_OUT
 
 REFRESH_SECONDS = 0.5
+FIRST_RECORD_SECONDS = 0.6  # that a page which has just started a run waits for the first point of its curve
+SLOW_DELAY = 0.25  # seconds between two batches in slow motion
+FILES = ("config.json", "history.jsonl", FILM_FILE, LIVE_FILE, "model.safetensors")
 
 
 def pick_run() -> str | None:
-    """A select box of all runs, the active ones first; the choice is in the URL as `?run=`."""
-    active = runs.active_runs()
-    others = [summary.name for summary in list_checkpoints() if summary.model and summary.name not in active]
-    names = active + sorted(others, key=_age, reverse=True)
+    """A select box of all runs, the active ones first, then the youngest; the choice is in the URL as `?run=`."""
+    shown = [run for run in runs.list_runs() if run.summary.model]
+    names = [run.summary.name for run in sorted(shown, key=lambda run: run.state not in ACTIVE_STATES)]
     if not names:
         return None
-    started = st.session_state.pop("run to show", None)
+    started = st.session_state.get("run to show")
     if started in names:
         st.session_state["run"] = started
     asked = st.query_params.get("run")
@@ -29,15 +39,10 @@ def pick_run() -> str | None:
     return st.selectbox("Run", names, key="run", bind="query-params", persist_state="session")
 
 
-def _age(name: str) -> float:
-    try:
-        return (find(name) / "config.json").stat().st_mtime
-    except (CheckpointError, OSError):
-        return 0.0  # deleted meanwhile
-
-
 def watch_run(name: str) -> None:
     """Shows a run; while it goes on, twice a second anew."""
+    if st.session_state.pop("run to show", None) == name:
+        _await_first_record(name)
     try:
         status = runs.status(name)
         st.caption(_describe(*read_config(find(name))))
@@ -50,16 +55,34 @@ def watch_run(name: str) -> None:
         _show_ended(status)
 
 
+def _await_first_record(name: str) -> None:
+    """The page renews itself twice a second; whoever has just pressed start sees the first point before that."""
+    deadline = time.monotonic() + FIRST_RECORD_SECONDS
+    while time.monotonic() < deadline:
+        status = runs.status(name)
+        if status.records or not status.is_active:
+            return
+        time.sleep(0.02)
+
+
 def _describe(model: ModelConfig, training: TrainConfig) -> str:
     """A run's settings in one line."""
     layers = "-".join(map(str, (*model.channels, *model.widths, model.latent_dim)))
     likelihood = f"Gaussian, σ {model.sigma:g}" if model.likelihood == "gaussian" else "Bernoulli"
+    beta = {
+        "warmup": f", warm-up over {training.warmup_epochs:g} epochs",
+        "cyclical": f" in {training.n_cycles} cycles",
+    }.get(training.beta_schedule, "")
     parts = [
-        training.dataset, f"{model.network} {layers}", likelihood, f"β {training.beta:g}",
-        f"{training.epochs:,} epochs",
-        f"batch {training.batch_size}", f"learning rate {training.learning_rate:g}", f"seed {training.seed}",
+        training.dataset, f"{model.network} {layers}", likelihood, f"β {training.beta:g}{beta}",
+        *([f"{training.free_bits:g} free bits"] if training.free_bits else []),
+        f"{training.epochs:,} epochs", f"batch {training.batch_size}",
+        f"learning rate {training.learning_rate:g}, {training.schedule}", f"seed {training.seed}",
     ]  # fmt: skip
     return " · ".join(parts)
+
+
+# Under way
 
 
 @st.fragment(run_every=REFRESH_SECONDS)
@@ -72,18 +95,11 @@ def _watch_live(name: str) -> None:
     if not status.is_active:
         st.rerun()  # the whole page: this one no longer renews itself
     _show_progress(status)
-    if st.button("Stop and keep what was learnt", icon=":material/stop:", key=f"stop {name}"):
-        _stop(name)
-    if status.records:
-        live_curves(status.records)
-
-
-def _stop(name: str) -> None:
-    try:
-        runs.request_stop(name)
-        st.toast("Stopping…")
-    except (CheckpointError, RunError) as error:
-        st.error(str(error))
+    if visitor.may_change(name):
+        _show_controls(status)
+    elif visitor.mode() == "class":
+        st.caption("Only the browser that started this run can steer it.")
+    instrument(_live(name, _stamp(name)), key=f"live {name}")
 
 
 def _show_progress(status: RunStatus) -> None:
@@ -91,11 +107,11 @@ def _show_progress(status: RunStatus) -> None:
         st.progress(0.0, f"**{status.name}**: {status.message}")
         return
     record = status.records[-1]
-    st.progress(
-        record.step / record.n_steps,
-        f"**{status.name}**: epoch {record.epoch:.1f}, {record.step / record.n_steps:.0%}, "
-        f"{record.images_per_second:,.0f} images/s, {_duration(record.seconds_left)} left",
-    )
+    share = record.step / record.n_steps
+    how = status.message
+    if status.state == "running" and status.message == "Training.":
+        how = f"{record.images_per_second:,.0f} images/s, {_duration(record.seconds_left)} left"
+    st.progress(share, f"**{status.name}**: epoch {record.epoch:.1f}, {share:.0%}. {how}")
 
 
 def _duration(seconds: float) -> str:
@@ -103,32 +119,157 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
 
 
+def _show_controls(status: RunStatus) -> None:
+    """What whoever owns a run can do with it while it goes on."""
+    name, control = status.name, status.control
+    is_waiting = status.state not in ("running", "paused")
+    slow_key = f"slow {name}"
+    _follow(slow_key, control.delay > 0)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if control.paused:
+            _button("Go on", ":material/play_arrow:", is_waiting, lambda: runs.go_on(name))
+        else:
+            _button("Pause", ":material/pause:", is_waiting, lambda: runs.pause(name))
+        _button("One batch", ":material/skip_next:", is_waiting, lambda: runs.do_one_batch(name))
+        _button("Stop", ":material/stop:", control.stop, lambda: runs.request_stop(name))
+        st.toggle(
+            "Slow motion",
+            key=slow_key,
+            disabled=is_waiting,
+            on_change=_ask,
+            args=(lambda: runs.slow_down(name, SLOW_DELAY if st.session_state[slow_key] else 0.0),),
+        )
+    _, training = read_config(find(name))
+    left, right = st.columns(2)
+    with left:
+        _number("β from now on", f"beta {name}", control.beta, training.beta, 0.5, lambda x: runs.set_beta(name, x))
+    with right:
+        _number(
+            "Rate from now on", f"rate {name}", control.learning_rate, training.learning_rate, 0.0005,
+            lambda x: runs.set_learning_rate(name, x),
+        )  # fmt: skip
+
+
+def _button(label: str, icon: str, is_off: bool, act: Callable[[], None]) -> None:
+    st.button(label, icon=icon, disabled=is_off, on_click=_ask, args=(act,), key=f"run {label}")
+
+
+def _number(
+    label: str, key: str, asked: float | None, default: float, step: float, act: Callable[[float], None]
+) -> None:
+    """A setting of the run: what was asked for last, else what it began with."""
+    _follow(key, float(default if asked is None else asked))
+    st.number_input(label, step=step, format="%g", key=key, on_change=_ask, args=(lambda: act(st.session_state[key]),))
+
+
+def _follow(key: str, value: bool | float) -> None:
+    """A widget shows what is asked of the run, whoever asked it; what is being typed meanwhile stays."""
+    if st.session_state.get(f"{key} asked") != value or key not in st.session_state:
+        st.session_state[key] = st.session_state[f"{key} asked"] = value
+
+
+def _ask(act: Callable[[], None]) -> None:
+    try:
+        act()
+    except (CheckpointError, ConfigError, RunError) as error:
+        st.toast(str(error), icon=":material/error:")
+
+
+# Pictures of it
+
+
+def _stamp(name: str) -> tuple[tuple[int, int], ...]:
+    """Changes when the run's files do."""
+    paths = [find(name) / file for file in FILES]
+    stats = [path.stat() if path.is_file() else None for path in paths]
+    return tuple((stat.st_mtime_ns, stat.st_size) if stat else (0, 0) for stat in stats)
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def _live(name: str, stamp: object) -> bytes:  # noqa: ARG001
+    """What all who watch a run see now; made once."""
+    folder = find(name)
+    model, training = read_config(folder)
+    status = runs.status(name)
+    return live_payload(
+        name, model, training, dataset_info(training.dataset).class_names, status.records, status.changes,
+        read_live(folder, model),
+    )  # fmt: skip
+
+
+@st.cache_resource(max_entries=8, show_spinner="Loading the film of the training.")
+def _replay(name: str, stamp: object) -> bytes:  # noqa: ARG001
+    folder = find(name)
+    model, training = read_config(folder)
+    status = runs.status(name)
+    decoder = load_model(folder).decoder if (folder / "model.safetensors").is_file() else None
+    return replay_payload(
+        name, model, training, dataset_info(training.dataset).class_names, status.records, status.changes,
+        read_film(folder), decoder,
+    )  # fmt: skip
+
+
+# Ended
+
+
 def _show_ended(status: RunStatus) -> None:
     if status.state in ("failed", "interrupted"):
         st.error(status.message)
     elif status.message:
         st.success(status.message) if status.state == "finished" else st.warning(status.message)
+    if visitor.may_change(status.name):
+        _offer_more(status)
     _show_figures(status.name)
-    if status.records:
-        curves(status.records, key=f"curves {status.name}")
-        st.caption(
-            "Nats per image: sums over pixels and latent dimensions, mean over images. Held-out images were never "
-            f"trained on; their curve is over {N_LIVE_HELD_OUT:,} of them at most, the figures above over all."
+    try:
+        instrument(_replay(status.name, _stamp(status.name)), key=f"replay {status.name}")
+    except CheckpointError as error:
+        st.error(str(error))
+        return
+    st.caption(
+        "Nats per image: sums over pixels and latent dimensions, mean over images. Held-out images were never "
+        f"trained on; their curve is over {N_LIVE_HELD_OUT:,} of them at most, the figures above over all."
+    )
+
+
+def _offer_more(status: RunStatus) -> None:
+    """To take up again what has stopped, and to train on what is finished."""
+    name, folder = status.name, find(status.name)
+    if status.state != "finished":
+        if st.button("Resume", icon=":material/play_arrow:", key=f"resume {name}"):
+            _resume(name)
+    elif (folder / runs.RESUME_FILE).is_file() and name not in SHIPPED_NAMES:
+        _, training = read_config(folder)
+        left, right = st.columns([1, 2], vertical_alignment="bottom")
+        epochs = left.number_input(
+            "Train on to epoch", training.epochs + 1, 100_000, 2 * training.epochs, key=f"more {name} {training.epochs}"
         )
+        if right.button(f"Train on for {epochs - training.epochs:,} epochs", key=f"continue {name}"):
+            _resume(name, epochs)
+
+
+def _resume(name: str, epochs: int | None = None) -> None:
+    try:
+        runs.resume(name, epochs)
+    except (CheckpointError, ConfigError, RunError) as error:
+        st.error(str(error))
+    else:
+        st.rerun()
 
 
 def _show_figures(name: str) -> None:
+    """What has been reached, as a sum that one can check; and where to go with it."""
     try:
         metrics = read_metrics(find(name))
     except CheckpointError:
         return  # ended before anything was saved; the message above says so
-    left, middle, right = st.columns(3)
-    left.metric("Held-out ELBO, nats", f"{metrics.elbo:.2f}", help="−(reconstruction + KL); higher is better")
-    middle.metric("Reconstruction, nats", f"{metrics.recon_loss:.2f}", help="−log p(x|z), summed over pixels")
-    right.metric("KL, nats", f"{metrics.kl:.2f}", help="KL(q(z|x) ‖ p(z)), summed over latent dimensions")
-    left.page_link(
-        "pages/latent_map.py", label="Open on the map", icon=":material/scatter_plot:", query_params={"model": name}
+    in_use = ""
+    if metrics.active_units is not None:
+        in_use = f" {metrics.active_units} latent dimension{'s' * (metrics.active_units != 1)} in use."
+    st.markdown(
+        f"**Held-out ELBO {metrics.elbo:.2f}** = −(reconstruction {metrics.recon_loss:.2f} + KL {metrics.kl:.2f}) "
+        f"nats per image; higher is better.{in_use}".replace("ELBO -", "ELBO −")
     )
-    middle.page_link(
-        "pages/interpolate.py", label="Interpolate", icon=":material/linear_scale:", query_params={"model": name}
-    )
+    with st.container(horizontal=True):
+        here = {"model": name}
+        st.page_link("pages/latent_map.py", label="Open on the map", icon=":material/scatter_plot:", query_params=here)
+        st.page_link("pages/interpolate.py", label="Interpolate", icon=":material/linear_scale:", query_params=here)

@@ -8,11 +8,12 @@ from typing import Any
 
 import streamlit as st
 
+from pages.ui import visitor
 from vae import runs
 from vae.checkpoint import check_name, list_checkpoints
-from vae.config import LIKELIHOODS, NETWORKS, ConfigError, ModelConfig, TrainConfig
+from vae.config import BETA_SCHEDULES, LIKELIHOODS, NETWORKS, SCHEDULES, ConfigError, ModelConfig, TrainConfig
 from vae.data import DATASETS, dataset_info
-from vae.runs import RunError
+from vae.processes import RunError, warm_up
 
 MODEL = {field.name: field.default for field in fields(ModelConfig)}
 TRAINING = {field.name: field.default for field in fields(TrainConfig)}
@@ -21,6 +22,7 @@ EPOCHS = {"digits": 100, "shapes": 30}
 WIDTHS = {"mlp": "512, 256", "conv": "256"}
 NETWORK_TITLES = {"mlp": "MLP (dense layers)", "conv": "convolutional"}
 LIKELIHOOD_TITLES = {"bernoulli": "Bernoulli", "gaussian": "Gaussian"}
+BETA_SCHEDULE_TITLES = {"constant": "constant", "warmup": "warm-up", "cyclical": "cyclical"}
 EXPLANATION = """
 - **Network**: the encoder turns an image into mu and logvar, the decoder turns z into an image and mirrors the encoder.
   Widths and channels are listed from image to code; each convolutional layer halves the sides of the picture.
@@ -30,7 +32,15 @@ EXPLANATION = """
 - **β**: the loss is reconstruction + β · KL. At 1 it is the negative ELBO; a larger β tidies latent space and blurs
   pictures.
 - **Epochs** are passes over the training images, a **batch** is the images of one step, and the **learning rate** is
-  Adam's at the start; it falls to 0 along a cosine.
+  Adam's at the start.
+- **Rate over time**: the learning rate falls to 0 along half a *cosine* (Loshchilov & Hutter, arXiv:1608.03983), along
+  a line if *linear*, or stays *constant*.
+- **β over time**: *warm-up* lets the KL weigh nothing at first and everything after some epochs (Bowman et al.,
+  arXiv:1511.06349; Sønderby et al., arXiv:1602.02282), so that the decoder learns to use z before the KL presses it
+  flat. *Cyclical* does so again and again (Fu et al., arXiv:1903.10145): in each cycle β rises for one half and stays
+  for the other.
+- **Free bits**: so many nats of each dimension's KL, averaged over a batch, cost nothing (Kingma et al.,
+  arXiv:1606.04934), so no dimension is pressed below them. At 0 all of the KL counts.
 - **Seed**: the same seed and settings give the same model on the same processor.
 """
 # A page switch keeps what was typed.
@@ -41,6 +51,8 @@ selectbox, text_input, number_input = (
 
 def train_form() -> None:
     """Shows the settings; a press of the button starts a run and shows it."""
+    if not runs.active_runs():
+        warm_up()  # while one still thinks about the settings
     dataset = selectbox("Data", list(DATASETS), format_func=lambda name: DATASETS[name].title, key="train-dataset")
     st.caption(DATASETS[dataset].about)
     model, model_problem = _attempt(_model_settings, dataset)
@@ -104,13 +116,35 @@ def _training_settings(dataset: str) -> TrainConfig:
     with right:
         batch_size = number_input("Batch", value=TRAINING["batch_size"], step=32, key="train-batch")
         seed = number_input("Seed", value=TRAINING["seed"], step=1, key="train-seed")
+    with st.expander("Over time, and free bits"):
+        over_time = _schedules()
     training = TrainConfig(
-        dataset=dataset, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, beta=beta, seed=seed
-    )
+        dataset=dataset, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, beta=beta, seed=seed,
+        **over_time,
+    )  # fmt: skip
     n_train = dataset_info(dataset).n_train
     if batch_size > n_train:
         raise ConfigError("batch_size", f"{batch_size:,} was given; {dataset} has {n_train:,} training images")
     return training
+
+
+def _schedules() -> dict[str, Any]:
+    settings: dict[str, Any] = {
+        "schedule": selectbox("Rate over time", SCHEDULES, key="train-schedule"),
+        "beta_schedule": selectbox(
+            "β over time", BETA_SCHEDULES, format_func=BETA_SCHEDULE_TITLES.get, key="train-beta-schedule"
+        ),
+    }
+    if settings["beta_schedule"] == "warmup":
+        settings["warmup_epochs"] = number_input(
+            "Length of the warm-up", value=TRAINING["warmup_epochs"], step=1.0, format="%g", key="train-warmup"
+        )
+    if settings["beta_schedule"] == "cyclical":
+        settings["n_cycles"] = number_input("Cycles", value=TRAINING["n_cycles"], step=1, key="train-cycles")
+    settings["free_bits"] = number_input(
+        "Free bits, nats for each dimension", value=TRAINING["free_bits"], step=0.1, format="%g", key="train-free-bits"
+    )
+    return settings
 
 
 def _integers(field: str, text: str) -> tuple[int, ...]:
@@ -129,7 +163,7 @@ def _free_name(dataset: str, model: ModelConfig | None) -> str:
 def _start(name: str, model: ModelConfig, training: TrainConfig) -> None:
     try:
         check_name(name)
-        runs.start(name, model, training)
+        runs.start(name, model, training, visitor.owner())
     except (ConfigError, RunError) as error:
         st.error(str(error))
         return

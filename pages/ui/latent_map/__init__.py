@@ -17,7 +17,7 @@ import streamlit as st
 import torch
 from torch import Tensor
 
-from pages.ui.latent_map.decoder import MAX_BROWSER_WEIGHTS, n_decoder_weights, pack_decoder, travels_as_half
+from pages.ui.latent_map.decoder import MAX_BROWSER_WEIGHTS, n_weights, pack_decoder, travels_as_half
 from pages.ui.models import BY_STAMP, MapChoice, OpenModel, map_latents, project
 from vae.objectives import kl_per_dim
 from vae.pictures import data_uri, decode_pictures, png_bytes
@@ -28,11 +28,19 @@ SCRIPTS = (
     "decoder.js", "payload.js", "nearest.js", "plane.js", "points.js", "tiles.js", "layers.js", "posterior.js",
     "view.js", "drawing.js", "gestures.js", "link.js", "panel.js", "controls.js", "map.js",
 )  # fmt: skip
+
+
+def read_scripts(*more: str) -> str:
+    """The map's scripts, and more of this folder, as the one module that a component takes."""
+    return "\n".join((_FOLDER / name).read_text(encoding="utf-8") for name in (*SCRIPTS, *more))
+
+
+MAP_CSS = (_FOLDER / "map.css").read_text(encoding="utf-8")
 _map = st.components.v2.component(
     "latentarium_map",
     html='<div class="latent-map"></div>',
-    css=(_FOLDER / "map.css").read_text(encoding="utf-8"),
-    js="\n".join((_FOLDER / name).read_text(encoding="utf-8") for name in SCRIPTS),
+    css=MAP_CSS,
+    js=read_scripts("component.js"),
     isolate_styles=False,  # in the page's own document, where scripts and helpers for the disabled find it
 )
 _answer = st.components.v2.component(
@@ -94,7 +102,7 @@ class Picks:
 
 
 def decodes_in_browser(opened: OpenModel) -> bool:
-    return n_decoder_weights(opened.model) <= MAX_BROWSER_WEIGHTS
+    return n_weights(opened.model.decoder) <= MAX_BROWSER_WEIGHTS
 
 
 @st.cache_resource(max_entries=32, show_spinner=False, hash_funcs=BY_STAMP)
@@ -143,19 +151,20 @@ def map_payload(opened: OpenModel, choice: MapChoice, height: int, tools: bool) 
         "decodes": True,
         "notices": _notices(projection.points, stride),
     }
+    header["n"] = len(blocks["points"])
     if decodes_in_browser(opened):
-        header["layers"], blocks["weights"] = pack_decoder(opened.model, travels_as_half(opened.model))
-    return _pack(header, blocks)
+        header["layers"], blocks["weights"] = pack_decoder(opened.model.decoder, travels_as_half(opened.model.decoder))
+    return pack(header, blocks)
 
 
 def moving_payload(opened: OpenModel, choice: MapChoice, height: int, points: Tensor) -> bytes:
     """The points (N, 2) of a projection that is still being computed: no decoder, and no codes to decode."""
     header = _header(opened, choice, height) | {
         "tools": True, "linked": False, "stride": 1, "values": [], "layers": None, "codes": False, "decodes": False,
-        "notices": [],
+        "notices": [], "n": len(points),
     }  # fmt: skip
     labels = opened.latents.labels.numpy().astype(np.uint8)
-    return _pack(header, {"points": points.numpy().astype("<f4"), "labels": labels})
+    return pack(header, {"points": points.numpy().astype("<f4"), "labels": labels})
 
 
 def _header(opened: OpenModel, choice: MapChoice, height: int) -> dict[str, Any]:
@@ -213,9 +222,9 @@ def _notices(points: Tensor, stride: int) -> list[str]:
     return notices
 
 
-def _pack(header: dict[str, Any], blocks: dict[str, np.ndarray]) -> bytes:
+def pack(header: dict[str, Any], blocks: dict[str, np.ndarray]) -> bytes:
+    """Header length, header, blocks, as `map_payload` says; completes the header."""
     kinds = {"float32": "f4", "float16": "f2", "uint8": "u1"}
-    header["n"] = len(blocks["points"])
     header["blocks"] = [[name, kinds[block.dtype.name], block.size] for name, block in blocks.items()]
     body = b"".join(_padded(np.ascontiguousarray(block).tobytes()) for block in blocks.values())
     header["version"] = hashlib.blake2b(json.dumps(header).encode() + body, digest_size=8).hexdigest()

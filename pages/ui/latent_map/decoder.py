@@ -6,26 +6,24 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vae import VAE
-
 # Above this the decoder stays on the server: 2 MB on the wire, and about 4 ms a picture in the browser.
 MAX_BROWSER_WEIGHTS = 1_000_000
 MAX_FULL_WEIGHTS = 350_000  # above this, and where it loses nothing, they travel as float16: 1.4 MB on the wire
 
 
-def n_decoder_weights(model: VAE) -> int:
-    return sum(weight.numel() for weight in model.decoder.parameters())
+def n_weights(decoder: nn.Sequential) -> int:
+    return sum(weight.numel() for weight in decoder.parameters())
 
 
-def travels_as_half(model: VAE) -> bool:
+def travels_as_half(decoder: nn.Sequential) -> bool:
     """Whether the weights travel as float16: those of a checkpoint that is stored so, and very many."""
-    weights = list(model.decoder.parameters())
-    return n_decoder_weights(model) > MAX_FULL_WEIGHTS or all(
+    weights = list(decoder.parameters())
+    return n_weights(decoder) > MAX_FULL_WEIGHTS or all(
         torch.equal(weight.half().float(), weight) for weight in weights
     )
 
 
-def pack_decoder(model: VAE, half: bool) -> tuple[list[dict], np.ndarray]:
+def pack_decoder(decoder: nn.Sequential, half: bool) -> tuple[list[dict], np.ndarray]:
     """What each layer is, and all weights and biases, layer after layer, in one array of float16 or float32.
 
     float32 gives torch's pixels to 1e-5 of their range, float16 to 5e-3, or exactly where the checkpoint is stored so.
@@ -34,7 +32,7 @@ def pack_decoder(model: VAE, half: bool) -> tuple[list[dict], np.ndarray]:
     layers: list[dict] = []
     blocks: list[Tensor] = []
     shape: tuple[int, ...] = ()
-    for layer in model.decoder:
+    for layer in decoder:
         if isinstance(layer, nn.Unflatten):
             shape = tuple(layer.unflattened_size)
         elif isinstance(layer, nn.Linear):

@@ -1,5 +1,4 @@
 // The latent map: what it shows, and its verbs. The files before this in the one module hold its parts.
-// Streamlit calls the default export again, on the same DOM, whenever the payload changes.
 
 const POINT_RADIUS = 2.2; // CSS pixels
 const NEAR = 14; // CSS pixels within which a class is said to be near
@@ -8,15 +7,6 @@ const N_SAMPLES = 50; // of a posterior
 const TILE_DELAY = 150; // milliseconds between two looks at tiles that are being made
 const MAX_CORNERS = 400; // of an outline that the server is told
 const CROSSHAIR = "M8,0 A8,8 0 1 1 -8,0 A8,8 0 1 1 8,0 M5,0 H14 M-5,0 H-14 M0,5 V14 M0,-5 V-14"; // about its middle
-
-export default function (component) {
-  const { data, parentElement, setTriggerValue } = component;
-  const root = parentElement.querySelector(".latent-map");
-  if (!root.map) root.map = new LatentMap(root);
-  root.map.tell = setTriggerValue; // (name, value): to the server
-  root.map.load(data);
-  return () => root.map?.destroy();
-}
 
 class LatentMap {
   constructor(root) {
@@ -135,8 +125,7 @@ class LatentMap {
 
   // Data
 
-  load(bytes) {
-    const data = unpack(bytes);
+  load(data) {
     if (data.header.version === this.header?.version) return;
     const isNew = data.header.id !== this.header?.id;
     const before = isNew ? null : this.plane;
