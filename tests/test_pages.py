@@ -318,7 +318,7 @@ def test_a_finished_run_shows_its_figures_and_curves():
     assert app.selectbox(key="run").value == "tiny"
     assert not app.exception
     assert "Trained for 2 epochs" in texts(app)
-    shown = {metric.label: metric.value for metric in app.metric}
     elbo = json.loads((folder / "metrics.json").read_text())["elbo"]
-    assert shown["Held-out ELBO, nats"] == f"{elbo:.2f}"
+    assert f"Held-out ELBO −{-elbo:.2f}" in texts(app)
+    assert app.get("bidi_component")
     assert len(app.get("plotly_chart")) == 1
