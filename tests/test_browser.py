@@ -174,7 +174,7 @@ def test_training_grows_curves_survives_a_refresh_and_stops_with_what_it_learnt(
     page.get_by_label("Name").fill("seen")
     page.keyboard.press("Tab")
     page.get_by_role("button", name="Start training").click()
-    page.get_by_role("button", name="Stop", exact=True).wait_for()
+    page.get_by_role("button", name="Stop and keep what was learnt").wait_for()
     page.get_by_text("images/s").first.wait_for()
     page.locator(".instrument .curve.held_out[d*=L]").first.wait_for(state="attached")
     page.reload()  # a refresh
@@ -182,7 +182,7 @@ def test_training_grows_curves_survives_a_refresh_and_stops_with_what_it_learnt(
     page.get_by_test_id("stSidebarNavLink").filter(has_text="Interpolate").click()  # another page
     page.get_by_role("heading", name="Interpolate", exact=True).wait_for()
     page.get_by_test_id("stSidebarNavLink").filter(has_text="Train").click()
-    page.get_by_role("button", name="Stop", exact=True).click()
+    page.get_by_role("button", name="Stop and keep what was learnt").click()
     page.get_by_text("what was learnt is kept").wait_for()
     page.get_by_text("Held-out ELBO").first.wait_for()
     page.get_by_role("link", name="Open on the map").click()

@@ -193,7 +193,7 @@ def test_a_live_run_is_held_stepped_and_bent(live):
     live.get_by_text("Slow motion").click()
     live.wait_for_timeout(1000)
     assert runs.read_control(find(name)).delay > 0
-    button(live, "Stop").click()
+    button(live, "Stop and keep what was learnt").click()
     live.get_by_text("Stopped at epoch").wait_for()
     button(live, "Resume").wait_for()
 

@@ -321,4 +321,3 @@ def test_a_finished_run_shows_its_figures_and_curves():
     elbo = json.loads((folder / "metrics.json").read_text())["elbo"]
     assert f"Held-out ELBO −{-elbo:.2f}" in texts(app)
     assert app.get("bidi_component")
-    assert len(app.get("plotly_chart")) == 1

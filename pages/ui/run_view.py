@@ -131,7 +131,7 @@ def _show_controls(status: RunStatus) -> None:
         else:
             _button("Pause", ":material/pause:", is_waiting, lambda: runs.pause(name))
         _button("One batch", ":material/skip_next:", is_waiting, lambda: runs.do_one_batch(name))
-        _button("Stop", ":material/stop:", control.stop, lambda: runs.request_stop(name))
+        _button("Stop and keep what was learnt", ":material/stop:", control.stop, lambda: runs.request_stop(name))
         st.toggle(
             "Slow motion",
             key=slow_key,

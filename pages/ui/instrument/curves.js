@@ -45,9 +45,9 @@ class Curves {
     this.resizeObserver.observe(element);
   }
 
-  /** rows: (R, 7) as the payload says; marks: [{epoch, text}]; titles of the terms. */
-  show(rows, marks, titles, isReplay) {
-    Object.assign(this, { rows, marks, titles, isReplay, n: rows.length / 7 });
+  /** rows: (R, 7) as the payload says, and its header. */
+  show(rows, { marks, terms: titles, mode, epochs }) {
+    Object.assign(this, { rows, marks, titles, epochs, isReplay: mode === "replay", n: rows.length / 7 });
     this.draw();
   }
 
@@ -55,14 +55,13 @@ class Curves {
     return this.n ? this.rows[7 * (this.n - 1)] : 0;
   }
 
-  /** The epochs in view. */
+  /** The epochs in view; before the first step, all that are to come. */
   get shown() {
-    return this.range ?? [0, Math.max(this.last, 1e-6)];
+    return this.range ?? [0, this.last || this.epochs];
   }
 
   zoom(range) {
-    const all = [0, Math.max(this.last, 1e-6)];
-    this.range = range && range[1] - range[0] > 1e-3 * all[1] ? range : null;
+    this.range = range && range[1] - range[0] > 1e-3 * this.last ? range : null;
     this.all.hidden = !this.range;
     this.draw();
   }
@@ -215,7 +214,7 @@ class Chart {
   drawAxes() {
     const bottom = CHART.height - CHART.bottom, right = this.width - CHART.right;
     const parts = [];
-    for (const { value, text } of ticks(...this.range, 4)) {
+    for (const { value, text } of this.curves.n ? ticks(...this.range, 4) : []) {
       const y = this.y(value).toFixed(1);
       parts.push(`<line x1="${CHART.left}" x2="${right}" y1="${y}" y2="${y}"/>`,
         `<text x="${CHART.left - 5}" y="${y}" dy="4" text-anchor="end">${text}</text>`);

@@ -64,7 +64,7 @@ class Instrument {
     this.decoder = data.weights ? makeDecoder(header, toFloats(data.weights)) : null;
     const { frames } = header, isReplay = header.mode === "replay";
     this.root.classList.toggle("empty", !frames.length);
-    this.curves.show(data.history, header.marks, header.terms, isReplay);
+    this.curves.show(data.history, header);
     this.player.hidden = !isReplay || frames.length < 2;
     if (!frames.length) return;
     this.points = toFloats(data.points);
