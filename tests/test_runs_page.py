@@ -366,6 +366,19 @@ def test_a_run_under_way_is_followed_and_keeps_the_choice_and_the_scroll(new_pag
         wait_until_ended("live")
 
 
+def test_a_new_visitor_of_a_class_sees_a_run_that_is_not_theirs(page, folder):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LATENTARIUM_CHECKPOINTS", str(folder))
+        runs.create("theirs", SMALL_MODEL, SMALL_TRAINING, owner="somebody else")
+        runs.write_state(folder / "theirs", "stopped", "")
+    with app_server({"LATENTARIUM_CHECKPOINTS": str(folder), "LATENTARIUM_MODE": "class"}) as server:
+        page.goto(f"{server.url}/runs?compare=theirs")
+        page.get_by_role("button", name="Delete").wait_for()
+        page.wait_for_timeout(1000)  # until the visitor has a cookie
+        assert page.get_by_role("button", name="Delete").is_disabled()
+        assert page.get_by_test_id("stException").count() == 0
+
+
 def wait_until_ended(name: str) -> None:
     deadline = time.monotonic() + 60
     while runs.status(name).is_active:

@@ -15,7 +15,7 @@ from vae.runs import Run
 
 REFRESH_SECONDS = 2
 KEY = "runs table"
-MAX_ROWS = 12  # more scroll
+ROW_HEIGHT, MAX_ROWS = 35, 12  # CSS pixels; more rows scroll
 NATS = "nats per image, mean over all held-out images"
 _text, _number = st.column_config.TextColumn, st.column_config.NumberColumn
 COLUMNS = {
@@ -27,13 +27,13 @@ COLUMNS = {
     "network": _text("Network", help="Layers from image to code; the last is the code"),
     "latent_dim": _number("D", width=42, help="Latent dimensions"),
     "beta": _number("β", format="%g", width=42, help="The weight of the KL in the loss"),
-    "kl_terms": _text("KL schedule", help="How β gets to its value; and free bits"),
     "elbo": _number("ELBO", format="%.2f", help=f"−(reconstruction + KL), {NATS}; higher is better"),
     "recon_loss": _number("Recon.", format="%.2f", help=f"Reconstruction, −log p(x|z), {NATS}"),
     "kl": _number("KL", format="%.2f", help=f"KL(q(z|x) ‖ p(z)), {NATS}"),
     "active_units": _number("Active", width=58, help="Latent dimensions in use"),
     "seconds": _number("Time, s", format="%.0f", width=62, help="Spent training, seconds"),
     "likelihood": _text("Likelihood"),
+    "kl_terms": _text("KL schedule", width="medium", help="How β gets to its value; and free bits"),
 }
 
 
@@ -68,13 +68,15 @@ def _chosen_of(listed: list[Run]) -> list[Run]:
 
 def _show_table() -> None:
     listed = _readable(runs.list_runs())
+    if not listed:
+        st.rerun()  # the last one was deleted elsewhere
     names = [run.summary.name for run in listed]
     _follow_choice(names)
     table = pd.DataFrame([_row(run) for run in listed])
     shown = [column for column in COLUMNS if column != "kl_terms" or table["kl_terms"].any()]
     st.dataframe(
         table, column_order=shown, column_config=COLUMNS, key=KEY, on_select="rerun", hide_index=True, placeholder="–",
-        height="auto" if len(table) <= MAX_ROWS else 35 * MAX_ROWS,
+        height=ROW_HEIGHT * (1 + min(len(table), MAX_ROWS)) + 2, row_height=ROW_HEIGHT,
     )  # fmt: skip
     # What stands below the table is of the page: drawn again once runs are chosen, or one begins or ends.
     now = (st.session_state["runs chosen"], [(run.summary.name, run.state) for run in listed])
