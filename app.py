@@ -5,6 +5,7 @@ import streamlit as st
 PAGES = [
     st.Page("pages/home.py", title="Latentarium", default=True),
     st.Page("pages/train.py", title="Train", url_path="train"),
+    st.Page("pages/runs.py", title="Runs", url_path="runs"),
     st.Page("pages/latent_map.py", title="Latent map", url_path="latent_map"),
     st.Page("pages/interpolate.py", title="Interpolate", url_path="interpolate"),
 ]

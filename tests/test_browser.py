@@ -27,14 +27,20 @@ def address(browser, environment):  # noqa: ARG001  (no server without a browser
 
 @pytest.mark.parametrize(
     ("path", "title"),
-    [("/train", "Train"), ("/latent_map", "Latent map"), ("/interpolate", "Interpolate"), ("/", "Latentarium")],
+    [
+        ("/train", "Train"),
+        ("/runs", "Runs"),
+        ("/latent_map", "Latent map"),
+        ("/interpolate", "Interpolate"),
+        ("/", "Latentarium"),
+    ],
 )
 def test_a_cold_deep_link_shows_its_page_and_the_whole_menu(browser, environment, page, path, title):  # noqa: ARG001
     with app_server(environment) as server:  # nobody has asked it for anything yet
         address = server.url
         page.goto(address + path)
         page.get_by_role("heading", name=title, exact=True).wait_for()
-        for name in ("Latentarium", "Train", "Latent map", "Interpolate"):
+        for name in ("Latentarium", "Train", "Runs", "Latent map", "Interpolate"):
             page.get_by_test_id("stSidebarNavLink").filter(has_text=name).first.wait_for()
         assert page.get_by_test_id("stException").count() == 0
         assert page.url == address + path
@@ -221,7 +227,7 @@ def test_every_picture_saves_as_png(page, address):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("path", ["/", "/train", "/latent_map", "/interpolate"])
+@pytest.mark.parametrize("path", ["/", "/train", "/runs?compare=mnist-2d", "/latent_map", "/interpolate"])
 def test_a_narrow_screen_needs_no_sideways_scrolling(browser, address, path, scheme):
     context = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme=scheme)
     page = context.new_page()

@@ -17,7 +17,7 @@ from vae.config import ModelConfig, TrainConfig
 from vae.worker import work
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("home", "train", "latent_map", "interpolate")
+PAGES = ("home", "train", "runs", "latent_map", "interpolate")
 
 
 @pytest.fixture(autouse=True)

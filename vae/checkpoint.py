@@ -100,6 +100,11 @@ def find(name: str) -> Path:
     )
 
 
+def is_shipped(folder: Path) -> bool:
+    """Whether a checkpoint's folder is one of those that ship with the program."""
+    return folder.parent == SHIPPED_ROOT and folder.name in SHIPPED_NAMES
+
+
 def list_checkpoints() -> list[Summary]:
     """All checkpoints and runs by name, the unreadable ones with the reason."""
     folders = {folder.name: folder for root in (SHIPPED_ROOT, checkpoint_root()) for folder in checkpoint_folders(root)}

@@ -27,7 +27,6 @@ from filelock import FileLock
 
 from vae import cluster, data
 from vae.checkpoint import (
-    SHIPPED_NAMES,
     SHIPPED_ROOT,
     CheckpointError,
     Summary,
@@ -35,6 +34,7 @@ from vae.checkpoint import (
     checkpoint_folders,
     checkpoint_root,
     find,
+    is_shipped,
     list_checkpoints,
     read_changes,
     read_config,
@@ -434,7 +434,7 @@ def delete(name: str) -> None:
 
 def _folder_at_rest(name: str) -> Path:
     folder = find(name)
-    if name in SHIPPED_NAMES and folder.parent == SHIPPED_ROOT:
+    if is_shipped(folder):
         raise RunError(f"{name} ships with the program and stays as it is.")
     try:
         is_active = read_state(folder)[0] in ACTIVE_STATES

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 
 import altair as alt
 import pandas as pd
@@ -17,24 +18,31 @@ SPLITS = {"train": ("training", "#4c8ed9"), "held_out": ("held-out", "#e0803a")}
 CHART_HEIGHT = 170  # CSS pixels of one term's chart
 
 
-def _points(records: list[Record], term: str, split: str) -> tuple[list[float], list[float]]:
-    """Epochs and nats of one curve."""
-    pairs = [(record.epoch, getattr(getattr(record, split), term)) for record in records if getattr(record, split)]
-    return [epoch for epoch, _ in pairs], [value for _, value in pairs]
+def _points(records: list[Record], term: str, split: str, axis: str = "epoch") -> tuple[list[float], list[float]]:
+    """Epochs, or seconds, and nats of one curve."""
+    kept = [record for record in records if getattr(record, split)]
+    return [getattr(record, axis) for record in kept], [getattr(getattr(record, split), term) for record in kept]
 
 
-def _y_range(records: list[Record], term: str) -> tuple[float, float]:
-    """The curves' range without the fall of the first twentieth, which would flatten all that follows."""
-    last = records[-1].epoch
-    values = [
-        value
-        for split in SPLITS
-        for epoch, value in zip(*_points(records, term, split), strict=True)
-        if epoch >= 0.05 * last
+def _settled(records: list[Record], term: str, splits: Iterable[str] = SPLITS, axis: str = "epoch") -> list[float]:
+    """The values of a run's curves without the fall of the first twentieth, which would flatten all that follows."""
+    start = 0.05 * getattr(records[-1], axis)
+    return [
+        nats
+        for split in splits
+        for place, nats in zip(*_points(records, term, split, axis), strict=True)
+        if place >= start
     ]
+
+
+def _range(values: list[float]) -> tuple[float, float]:
     low, high = min(values), max(values)
     margin = 0.06 * (high - low) or 1.0
     return low - margin, high + margin
+
+
+def _y_range(records: list[Record], term: str) -> tuple[float, float]:
+    return _range(_settled(records, term))
 
 
 def live_curves(records: list[Record]) -> None:
@@ -86,6 +94,36 @@ def curves(records: list[Record], key: str) -> None:
         legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1.06, "yanchor": "bottom"},
     )
     st.plotly_chart(figure, key=key)
+
+
+def overlay(histories: Mapping[str, list[Record]], colours: Sequence[str], term: str, splits: str, axis: str) -> None:
+    """One term's curves of several runs in one figure.
+
+    histories: by name, none empty. term: of TERMS. splits: of SPLITS, or "both". axis: "epoch" or "seconds".
+    """
+    shown = tuple(SPLITS) if splits == "both" else (splits,)
+    figure, values = go.Figure(), []
+    for (name, records), colour in zip(histories.items(), itertools.cycle(colours), strict=False):
+        values += _settled(records, term, shown, axis)
+        for split in shown:
+            places, nats = _points(records, term, split, axis)
+            is_dotted = split == "train" and splits == "both"
+            trace = go.Scatter(
+                x=places, y=nats, name=name, mode="lines" if len(places) > 1 else "markers", legendgroup=name,
+                line={"color": colour, "width": 1.2 if is_dotted else 2, "dash": "dot" if is_dotted else "solid"},
+                showlegend=split == shown[0], hovertemplate=f"%{{y:.2f}} nats, {SPLITS[split][0]}",
+            )  # fmt: skip
+            figure.add_trace(trace)
+    figure.update_yaxes(title_text="nats per image", range=_range(values) if values else None)
+    figure.update_xaxes(title_text="epoch" if axis == "epoch" else "seconds of training", rangemode="tozero")
+    figure.update_layout(
+        height=380,
+        margin={"l": 10, "r": 10, "t": 10, "b": 10},
+        hovermode="x",
+        showlegend=True,
+        legend={"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"},
+    )
+    st.plotly_chart(figure, key="overlay")
 
 
 def class_bars(class_names: Sequence[str], counts: Sequence[int]) -> None:

@@ -67,7 +67,7 @@ def pick_model(label: str = "Model") -> OpenModel:
     there is none, and says what is wrong with those that can't be opened."""
     summaries = list_checkpoints()
     names = [summary.name for summary in summaries if summary.problem is None]
-    _show_problems([summary.problem for summary in summaries if summary.problem and summary.model is None])
+    show_problems([summary.problem for summary in summaries if summary.problem and summary.model is None])
     if not names:
         st.error("There is no trained model yet: train one on the Train page.")
         st.stop()
@@ -79,7 +79,8 @@ def pick_model(label: str = "Model") -> OpenModel:
     return open_or_stop(name)
 
 
-def _show_problems(problems: list[str]) -> None:
+def show_problems(problems: list[str]) -> None:
+    """What is wrong with checkpoints that can't be opened, folded away."""
     if problems:
         with st.expander(f"{len(problems)} checkpoint{'s' * (len(problems) > 1)} can't be opened"):
             for problem in problems:

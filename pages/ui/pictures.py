@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from html import escape
 
 import streamlit as st
 from torch import Tensor
 
+from pages.ui.latent_map import CLASS_COLOURS
+from vae.checkpoint import CheckpointError, find, read_config
+from vae.film import read_film
+from vae.gif import film_gif
 from vae.pictures import data_uri, png_bytes
 
 
@@ -36,3 +41,25 @@ def show_pictures(images: Tensor, name: str, captions: list[str]) -> None:
 
 def save_button(png: bytes, file_name: str, key: str, label: str = "Save as PNG") -> None:
     st.download_button(label, png, file_name, "image/png", key=key, on_click="ignore", icon=":material/download:")
+
+
+def save_film_button(name: str) -> None:
+    """Offers the film of a run as a GIF, which is made once someone asks for it; nothing where there is no film."""
+    try:
+        film = read_film(find(name))
+    except CheckpointError:
+        return  # deleted meanwhile
+    if film and film.frames:
+        st.download_button(
+            "Save the film as GIF", partial(_make_gif, name), f"{name}.gif", "image/gif", key=f"film of {name}",
+            on_click="ignore", icon=":material/movie:",
+        )  # fmt: skip
+
+
+def _make_gif(name: str) -> bytes:
+    """The film as it is when someone asks for it: of a run under way it grows."""
+    folder = find(name)
+    film = read_film(folder)
+    if film is None:
+        raise CheckpointError(f"The film of {name} is gone; load the page again.")
+    return film_gif(film, CLASS_COLOURS, read_config(folder)[1].epochs)

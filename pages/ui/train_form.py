@@ -71,6 +71,35 @@ def train_form() -> None:
         st.markdown(EXPLANATION)
 
 
+def fill_form(model: ModelConfig, training: TrainConfig) -> None:
+    """Puts a run's settings into the form, for the next time it is shown. The seed that stands there stays, and the
+    name is left open."""
+    dataset = training.dataset
+    settings = {
+        "dataset": dataset,
+        "name": "",
+        "network": model.network,
+        f"widths-{model.network}": ", ".join(map(str, model.widths)),
+        "latent-dim": model.latent_dim,
+        "likelihood": model.likelihood,
+        "beta": float(training.beta),
+        "beta-schedule": training.beta_schedule,
+        "warmup": float(training.warmup_epochs),
+        "cycles": training.n_cycles,
+        "free-bits": float(training.free_bits),
+        f"epochs-{dataset}": training.epochs,
+        "lr": float(training.learning_rate),
+        "schedule": training.schedule,
+        "batch": training.batch_size,
+    }
+    if model.network == "conv":  # of another network or likelihood, what stands in the form may be wanted yet
+        settings["channels"] = ", ".join(map(str, model.channels))
+    if model.likelihood == "gaussian":
+        settings["sigma"] = float(model.sigma)
+    for name, value in settings.items():
+        st.session_state[f"train-{name}"] = value
+
+
 def _attempt(ask: Any, dataset: str) -> tuple[Any, str | None]:
     """What the settings make, or the sentence that says why they can't work."""
     try:

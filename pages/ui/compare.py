@@ -1,0 +1,73 @@
+"""Curves of several runs, one over the other."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import streamlit as st
+
+from pages.ui.charts import overlay
+from pages.ui.latent_map import CLASS_COLOURS
+from pages.ui.runs_table import kl_terms
+from vae.checkpoint import CheckpointError, find, read_history
+from vae.processes import ACTIVE_STATES
+from vae.runs import Run
+from vae.train import N_LIVE_HELD_OUT, Record
+
+TERM_TITLES = {"loss": "Loss", "recon_loss": "Reconstruction", "kl": "KL"}
+SPLIT_TITLES = {"held_out": "Held-out", "train": "Training", "both": "Both"}
+AXIS_TITLES = {"epoch": "Epochs", "seconds": "Seconds"}
+
+
+def compare(chosen: list[Run]) -> None:
+    """Shows what the curves are drawn of, and the curves."""
+    histories = {run.summary.name: _history(run.summary.name) for run in chosen}
+    without = [name for name, records in histories.items() if not records]
+    with_curves = [run for run in chosen if run.summary.name not in without]
+    if with_curves:
+        with st.container(horizontal=True, gap="medium"):
+            term = _choice("Curve", TERM_TITLES, "compare-term")
+            split = _choice("Images", SPLIT_TITLES, "compare-images")
+            axis = _choice("Over", AXIS_TITLES, "compare-over")
+        overlay({name: records for name, records in histories.items() if records}, CLASS_COLOURS, term, split, axis)
+        for sentence in filter(None, [_caveat(with_curves, term), _note(with_curves, split)]):
+            st.caption(sentence)
+    if without:
+        st.caption(f"No curves are kept of {', '.join(without)}.")
+
+
+def _choice(label: str, titles: dict[str, str], key: str) -> str:
+    widget = partial(st.segmented_control, label, list(titles), format_func=titles.get, required=True)
+    return widget(default=next(iter(titles)), key=key, persist_state="session")
+
+
+def _history(name: str) -> list[Record]:
+    try:
+        return read_history(find(name))
+    except CheckpointError:
+        return []  # deleted meanwhile
+
+
+def _caveat(chosen: list[Run], term: str) -> str:
+    """What keeps the curves from being compared; empty if nothing does."""
+    images = {run.summary.training.dataset for run in chosen}
+    likelihoods = {(run.summary.model.likelihood, run.summary.model.sigma) for run in chosen}
+    likelihoods = {(kind, sigma if kind == "gaussian" else None) for kind, sigma in likelihoods}
+    if term != "kl" and (len(images) > 1 or len(likelihoods) > 1):
+        return "These runs differ in their images or likelihood: their nats count different things."
+    betas = {(run.summary.training.beta, kl_terms(run.summary.training)) for run in chosen}
+    if term == "loss" and len(betas) > 1:
+        return "These runs weigh the KL differently, so their losses can't be compared; reconstruction and KL can."
+    return ""
+
+
+def _note(chosen: list[Run], split: str) -> str:
+    parts = []
+    if split == "both":
+        parts.append("Solid: held-out images; dotted: training images.")
+    if split != "train":
+        parts.append(f"Held-out curves are over {N_LIVE_HELD_OUT:,} images at most, the table's figures over all.")
+    active = [run.summary.name for run in chosen if run.state in ACTIVE_STATES]
+    if active:
+        parts.append(f"{', '.join(active)}: as far as trained when it was chosen; the Train page shows it live.")
+    return " ".join(parts)
