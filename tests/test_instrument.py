@@ -130,6 +130,7 @@ def button(page: Page, name: str):
 def test_live_curves_grow_in_place_and_a_zoom_stays(live):
     live.evaluate("document.querySelectorAll('.instrument .curve').forEach((path) => (path.isOld = true))")
     chart = live.locator(".charts svg").first
+    chart.scroll_into_view_if_needed()
     live.wait_for_function(f"{INSTRUMENT}.curves.last > 8")
     box = chart.bounding_box()
     live.mouse.move(box["x"] + 0.4 * box["width"], box["y"] + 50)
@@ -195,7 +196,7 @@ def test_a_live_run_is_held_stepped_and_bent(live):
     assert runs.read_control(find(name)).delay > 0
     button(live, "Stop and keep what was learnt").click()
     live.get_by_text("Stopped at epoch").wait_for()
-    button(live, "Resume").wait_for()
+    live.get_by_role("button", name="Resume to epoch 100,000").wait_for()
 
 
 def test_a_replay_moves_everything_together(page, address):
@@ -233,7 +234,9 @@ def test_a_replay_moves_everything_together(page, address):
     shown = np.asarray(Image.open(io.BytesIO(urlopen(start["sheet"]).read())).convert("L"))
     assert np.array_equal(shown, sheet[29:])
 
-    box = page.locator(".charts svg").nth(2).bounding_box()  # a click in a chart moves the slider
+    chart = page.locator(".charts svg").nth(2)
+    chart.scroll_into_view_if_needed()
+    box = chart.bounding_box()  # a click in a chart moves the slider
     page.mouse.click(box["x"] + 0.6 * box["width"], box["y"] + 40)
     middle = seen()
     assert float(slider.input_value()) > 5

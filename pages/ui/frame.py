@@ -10,6 +10,8 @@ import streamlit as st
 import torch
 from streamlit.runtime.pages_manager import PagesManager
 
+from pages.ui.visitor import greet
+
 M_ARENA_MAX, M_MMAP_THRESHOLD = -8, -3  # of mallopt, in glibc's malloc.h
 STYLE = """
 <style>
@@ -32,6 +34,7 @@ def begin_page(title: str, lead: str) -> None:
     _settle_process()
     st.set_page_config(f"{title} · Latentarium" if title != "Latentarium" else title, layout="wide")
     st.html(STYLE)
+    greet()
     st.title(title, anchor=False)
     st.markdown(lead)
 

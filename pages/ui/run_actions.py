@@ -11,7 +11,7 @@ from pages.ui import visitor
 from pages.ui.pictures import save_film_button
 from pages.ui.runs_table import choose
 from pages.ui.train_form import fill_form
-from vae import runs
+from vae import TrainConfig, runs
 from vae.checkpoint import CheckpointError, find, is_shipped
 from vae.config import ConfigError
 from vae.runs import RESUME_FILE, Run, RunError, RunStatus
@@ -21,7 +21,7 @@ def show_run(run: Run) -> None:
     """Shows the links and buttons of a run."""
     name = run.summary.name
     try:
-        status, folder = runs.status(name), find(name)
+        status = runs.status(name)
     except CheckpointError as error:
         st.error(str(error))
         return
@@ -33,10 +33,7 @@ def show_run(run: Run) -> None:
         save_film_button(name)
     if visitor.is_read_only():
         return
-    may_change = visitor.may_change(name)
-    reason = "" if may_change else "Whoever started it may do that."
-    if is_shipped(folder):
-        reason = "It ships with the program and stays as it is."
+    reason = why_not(name)
     with st.container(horizontal=True):
         if st.button("New run from these settings", icon=":material/add:", key=f"again {name}"):
             fill_form(run.summary.model, run.summary.training)
@@ -44,12 +41,18 @@ def show_run(run: Run) -> None:
         if status.is_active:
             _stop_button(name, reason)
         else:
-            has_kept = status.state != "finished" or (folder / RESUME_FILE).is_file()
-            _continue(run, status, reason or ("" if has_kept else "What it needs to go on was not kept with it."))
+            continue_run(status, run.summary.training, reason)
             _rename(name, reason)
             _delete_button(name, reason)
     if st.session_state.get("run to delete") == name:
         _ask_to_delete(name)
+
+
+def why_not(name: str) -> str:
+    """Why this visitor may not change a run; empty if they may."""
+    if is_shipped(find(name)):
+        return "It ships with the program and stays as it is."
+    return "" if visitor.may_change(name) else "Whoever started it may do that."
 
 
 def _attempt(action: Callable[..., None], *arguments: Any) -> bool:
@@ -77,26 +80,23 @@ def _stop_button(name: str, reason: str) -> None:
         st.toast("Stopping…")
 
 
-def _continue(run: Run, status: RunStatus, reason: str) -> None:
-    """Resume does what is left of a run that ended early; Continue gives it more epochs."""
-    name, planned = status.name, run.summary.training.epochs
+def continue_run(status: RunStatus, training: TrainConfig, reason: str) -> None:
+    """Resume does what is left of a run that ended early; Continue gives it more epochs. reason: why neither may be."""
+    name, planned = status.name, training.epochs
     trained = status.records[-1].epoch if status.records else 0.0
+    if status.state == "finished" and not (find(name) / RESUME_FILE).is_file():
+        reason = reason or "What it needs to go on was not kept with it."
+    off = {"disabled": bool(reason), "help": reason or None, "icon": ":material/resume:"}
     left = status.state != "finished" and trained < planned
-    if left and st.button(
-        f"Resume to epoch {planned:,}", icon=":material/resume:", disabled=bool(reason), help=reason or None,
-        key=f"resume {name}",
-    ) and _attempt(runs.resume, name):  # fmt: skip
+    if left and st.button(f"Resume to epoch {planned:,}", key=f"resume {name}", **off) and _attempt(runs.resume, name):
         st.rerun()
-    with st.popover(
-        "Continue", icon=":material/resume:", disabled=bool(reason), help=reason or None, key=f"more {name}"
-    ):
+    with st.popover("Continue", key=f"more {name}", **off):
         st.caption(f"Trained for {trained:g} of {planned:,} epochs.")
         epochs = st.number_input(
-            "Epochs in all", value=max(1, round(2 * trained)), min_value=1, step=1, key=f"epochs {name} {trained}"
+            "Train on to epoch", value=max(1, round(2 * trained)), min_value=1, step=1, key=f"epochs {name} {trained}"
         )
-        if st.button("Continue training", type="primary", key=f"continue {name}") and _attempt(
-            runs.resume, name, epochs
-        ):
+        pressed = st.button("Continue training", type="primary", key=f"continue {name}")
+        if pressed and _attempt(runs.resume, name, epochs):
             st.rerun()
 
 

@@ -9,8 +9,11 @@ import streamlit as st
 
 from pages.ui import visitor
 from pages.ui.instrument import instrument, live_payload, replay_payload
+from pages.ui.pictures import save_film_button
+from pages.ui.run_actions import continue_run, why_not
+from pages.ui.runs_table import kl_terms, layers
 from vae import ModelConfig, TrainConfig, runs
-from vae.checkpoint import SHIPPED_NAMES, CheckpointError, find, load_model, read_config, read_metrics
+from vae.checkpoint import CheckpointError, find, load_model, read_config, read_metrics
 from vae.config import ConfigError
 from vae.data import dataset_info
 from vae.film import FILM_FILE, LIVE_FILE, read_film, read_live
@@ -45,14 +48,15 @@ def watch_run(name: str) -> None:
         _await_first_record(name)
     try:
         status = runs.status(name)
-        st.caption(_describe(*read_config(find(name))))
+        model, training = read_config(find(name))
     except CheckpointError as error:
         st.error(str(error))
         return
+    st.caption(_describe(model, training))
     if status.is_active:
         _watch_live(name)
     else:
-        _show_ended(status)
+        _show_ended(status, training)
 
 
 def _await_first_record(name: str) -> None:
@@ -67,19 +71,13 @@ def _await_first_record(name: str) -> None:
 
 def _describe(model: ModelConfig, training: TrainConfig) -> str:
     """A run's settings in one line."""
-    layers = "-".join(map(str, (*model.channels, *model.widths, model.latent_dim)))
     likelihood = f"Gaussian, σ {model.sigma:g}" if model.likelihood == "gaussian" else "Bernoulli"
-    beta = {
-        "warmup": f", warm-up over {training.warmup_epochs:g} epochs",
-        "cyclical": f" in {training.n_cycles} cycles",
-    }.get(training.beta_schedule, "")
     parts = [
-        training.dataset, f"{model.network} {layers}", likelihood, f"β {training.beta:g}{beta}",
-        *([f"{training.free_bits:g} free bits"] if training.free_bits else []),
-        f"{training.epochs:,} epochs", f"batch {training.batch_size}",
+        training.dataset, f"{layers(model)}, {model.activation}", likelihood, f"β {training.beta:g}",
+        kl_terms(training), f"{training.epochs:,} epochs", f"batch {training.batch_size}",
         f"learning rate {training.learning_rate:g}, {training.schedule}", f"seed {training.seed}",
     ]  # fmt: skip
-    return " · ".join(parts)
+    return " · ".join(filter(None, parts))
 
 
 # Under way
@@ -212,14 +210,19 @@ def _replay(name: str, stamp: object) -> bytes:  # noqa: ARG001
 # Ended
 
 
-def _show_ended(status: RunStatus) -> None:
+def _show_ended(status: RunStatus, training: TrainConfig) -> None:
     if status.state in ("failed", "interrupted"):
         st.error(status.message)
     elif status.message:
         st.success(status.message) if status.state == "finished" else st.warning(status.message)
-    if visitor.may_change(status.name):
-        _offer_more(status)
     _show_figures(status.name)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        here = {"model": status.name}
+        st.page_link("pages/latent_map.py", label="Open on the map", icon=":material/scatter_plot:", query_params=here)
+        st.page_link("pages/interpolate.py", label="Interpolate", icon=":material/linear_scale:", query_params=here)
+        save_film_button(status.name)
+        if not visitor.is_read_only():
+            continue_run(status, training, why_not(status.name))
     try:
         instrument(_replay(status.name, _stamp(status.name)), key=f"replay {status.name}")
     except CheckpointError as error:
@@ -231,33 +234,8 @@ def _show_ended(status: RunStatus) -> None:
     )
 
 
-def _offer_more(status: RunStatus) -> None:
-    """To take up again what has stopped, and to train on what is finished."""
-    name, folder = status.name, find(status.name)
-    if status.state != "finished":
-        if st.button("Resume", icon=":material/play_arrow:", key=f"resume {name}"):
-            _resume(name)
-    elif (folder / runs.RESUME_FILE).is_file() and name not in SHIPPED_NAMES:
-        _, training = read_config(folder)
-        left, right = st.columns([1, 2], vertical_alignment="bottom")
-        epochs = left.number_input(
-            "Train on to epoch", training.epochs + 1, 100_000, 2 * training.epochs, key=f"more {name} {training.epochs}"
-        )
-        if right.button(f"Train on for {epochs - training.epochs:,} epochs", key=f"continue {name}"):
-            _resume(name, epochs)
-
-
-def _resume(name: str, epochs: int | None = None) -> None:
-    try:
-        runs.resume(name, epochs)
-    except (CheckpointError, ConfigError, RunError) as error:
-        st.error(str(error))
-    else:
-        st.rerun()
-
-
 def _show_figures(name: str) -> None:
-    """What has been reached, as a sum that one can check; and where to go with it."""
+    """What has been reached, as a sum that one can check."""
     try:
         metrics = read_metrics(find(name))
     except CheckpointError:
@@ -269,7 +247,3 @@ def _show_figures(name: str) -> None:
         f"**Held-out ELBO {metrics.elbo:.2f}** = −(reconstruction {metrics.recon_loss:.2f} + KL {metrics.kl:.2f}) "
         f"nats per image; higher is better.{in_use}".replace("ELBO -", "ELBO −")
     )
-    with st.container(horizontal=True):
-        here = {"model": name}
-        st.page_link("pages/latent_map.py", label="Open on the map", icon=":material/scatter_plot:", query_params=here)
-        st.page_link("pages/interpolate.py", label="Interpolate", icon=":material/linear_scale:", query_params=here)

@@ -8,7 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from pages.ui.models import show_problems
-from vae import TrainConfig, runs
+from vae import ModelConfig, TrainConfig, runs
 from vae.checkpoint import CheckpointError, find, read_history
 from vae.processes import ACTIVE_STATES
 from vae.runs import Run
@@ -121,7 +121,7 @@ def _row(run: Run) -> dict[str, Any]:
         "name": run.summary.name,
         "state": run.state,
         "dataset": training.dataset,
-        "network": f"{model.network} {'-'.join(map(str, (*model.channels, *model.widths, model.latent_dim)))}",
+        "network": layers(model),
         "latent_dim": model.latent_dim,
         "likelihood": f"Gaussian, σ {model.sigma:g}" if model.likelihood == "gaussian" else "Bernoulli",
         "beta": training.beta,
@@ -143,6 +143,11 @@ def _progress(name: str) -> tuple[float | None, float | None]:
     except CheckpointError:
         return None, None  # deleted meanwhile
     return (records[-1].epoch, records[-1].seconds) if records else (None, None)
+
+
+def layers(model: ModelConfig) -> str:
+    """As `mlp 512-256-2`, from image to code."""
+    return f"{model.network} {'-'.join(map(str, (*model.channels, *model.widths, model.latent_dim)))}"
 
 
 def kl_terms(training: TrainConfig) -> str:

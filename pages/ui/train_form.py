@@ -9,11 +9,20 @@ from typing import Any
 import streamlit as st
 
 from pages.ui import visitor
-from vae import runs
+from vae import processes, runs
 from vae.checkpoint import check_name, list_checkpoints
-from vae.config import BETA_SCHEDULES, LIKELIHOODS, NETWORKS, SCHEDULES, ConfigError, ModelConfig, TrainConfig
+from vae.config import (
+    ACTIVATIONS,
+    BETA_SCHEDULES,
+    LIKELIHOODS,
+    NETWORKS,
+    SCHEDULES,
+    ConfigError,
+    ModelConfig,
+    TrainConfig,
+)
 from vae.data import DATASETS, dataset_info
-from vae.processes import RunError, warm_up
+from vae.processes import RunError
 
 MODEL = {field.name: field.default for field in fields(ModelConfig)}
 TRAINING = {field.name: field.default for field in fields(TrainConfig)}
@@ -21,11 +30,13 @@ TRAINING = {field.name: field.default for field in fields(TrainConfig)}
 EPOCHS = {"digits": 100, "shapes": 30}
 WIDTHS = {"mlp": "512, 256", "conv": "256"}
 NETWORK_TITLES = {"mlp": "MLP (dense layers)", "conv": "convolutional"}
+ACTIVATION_TITLES = {"gelu": "GELU", "relu": "ReLU", "tanh": "tanh"}
 LIKELIHOOD_TITLES = {"bernoulli": "Bernoulli", "gaussian": "Gaussian"}
 BETA_SCHEDULE_TITLES = {"constant": "constant", "warmup": "warm-up", "cyclical": "cyclical"}
 EXPLANATION = """
 - **Network**: the encoder turns an image into mu and logvar, the decoder turns z into an image and mirrors the encoder.
-  Widths and channels are listed from image to code; each convolutional layer halves the sides of the picture.
+  Widths and channels are listed from image to code; each convolutional layer halves the sides of the picture. The
+  **activation** follows each layer but the last.
 - **Latent dimensions**: two make a map that loses nothing; more draw sharper pictures.
 - **Likelihood**: how a pixel's error counts. *Bernoulli* takes grey values for probabilities; *Gaussian* counts
   squared error over 2σ², on the scale 0 to 1: the smaller σ, the more the picture weighs against the KL.
@@ -52,7 +63,7 @@ selectbox, text_input, number_input = (
 def train_form() -> None:
     """Shows the settings; a press of the button starts a run and shows it."""
     if not runs.active_runs():
-        warm_up()  # while one still thinks about the settings
+        processes.warm_up()  # while one still thinks about the settings
     dataset = selectbox("Data", list(DATASETS), format_func=lambda name: DATASETS[name].title, key="train-dataset")
     st.caption(DATASETS[dataset].about)
     model, model_problem = _attempt(_model_settings, dataset)
@@ -64,22 +75,23 @@ def train_form() -> None:
     ) or _free_name(dataset, model)  # fmt: skip
     if problem := model_problem or training_problem:
         st.error(problem)
-    pressed = st.button("Start training", type="primary", disabled=model is None or training is None, width="stretch")
-    if pressed:
+    is_known = visitor.mode() != "class" or visitor.owner()  # for a moment, at a browser's first visit, it is not
+    is_ready = bool(model and training and is_known)
+    if st.button("Start training", type="primary", disabled=not is_ready, width="stretch"):
         _start(name, model, training)
     with st.expander("What the settings do"):
         st.markdown(EXPLANATION)
 
 
 def fill_form(model: ModelConfig, training: TrainConfig) -> None:
-    """Puts a run's settings into the form, for the next time it is shown. The seed that stands there stays, and the
-    name is left open."""
+    """Puts a run's settings into the form, for the next time it is shown; the name is left open."""
     dataset = training.dataset
     settings = {
         "dataset": dataset,
         "name": "",
         "network": model.network,
         f"widths-{model.network}": ", ".join(map(str, model.widths)),
+        "activation": model.activation,
         "latent-dim": model.latent_dim,
         "likelihood": model.likelihood,
         "beta": float(training.beta),
@@ -91,6 +103,7 @@ def fill_form(model: ModelConfig, training: TrainConfig) -> None:
         "lr": float(training.learning_rate),
         "schedule": training.schedule,
         "batch": training.batch_size,
+        "seed": training.seed,
     }
     if model.network == "conv":  # of another network or likelihood, what stands in the form may be wanted yet
         settings["channels"] = ", ".join(map(str, model.channels))
@@ -116,6 +129,7 @@ def _model_settings(dataset: str) -> ModelConfig:
     widths = _integers(
         "widths", text_input("Dense widths, image to code", WIDTHS[network], key=f"train-widths-{network}")
     )
+    activation = selectbox("Activation", ACTIVATIONS, format_func=ACTIVATION_TITLES.get, key="train-activation")
     latent_dim = number_input("Latent dimensions", value=MODEL["latent_dim"], step=1, key="train-latent-dim")
     likelihood = selectbox("Likelihood", LIKELIHOODS, format_func=LIKELIHOOD_TITLES.get, key="train-likelihood")
     sigma = MODEL["sigma"]
@@ -127,6 +141,7 @@ def _model_settings(dataset: str) -> ModelConfig:
         channels=channels,
         widths=widths,
         latent_dim=latent_dim,
+        activation=activation,
         likelihood=likelihood,
         sigma=sigma,
     )

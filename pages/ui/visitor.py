@@ -17,6 +17,7 @@ from vae.checkpoint import CheckpointError
 
 MODES = ("single", "class", "read-only")
 COOKIE = "latentarium_visitor"
+ID_PATTERN = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _visitor = st.components.v2.component(
     "latentarium_visitor",
     html="<span hidden></span>",
@@ -49,29 +50,29 @@ def is_read_only() -> bool:
     return mode() == "read-only"
 
 
+def greet() -> None:
+    """On a class's server, learns who looks: by the cookie that came with the connection, or, at a browser's first
+    visit, by the one that the page's script has just made. Once on each page."""
+    if mode() != "class":
+        return
+    known = str(st.context.cookies.get(COOKIE) or "")
+    if not ID_PATTERN.fullmatch(known):
+        known = str(_visitor(key="visitor", on_id_change=lambda: None).id or "")
+    if ID_PATTERN.fullmatch(known):
+        st.session_state["owner"] = hashlib.sha256(known.encode()).hexdigest()[:32]
+
+
 def owner() -> str:
     """What runs that this visitor starts are marked with; empty where everybody may do everything, and for a moment at
     a browser's first visit of a class's server."""
-    if mode() != "class":
-        return ""
-    visitor = _visitor_id()
-    return hashlib.sha256(visitor.encode()).hexdigest()[:32] if visitor else ""
-
-
-def _visitor_id() -> str:
-    """The cookie's number: as it came with the connection, or as the page's script has just made it."""
-    known = st.context.cookies.get(COOKIE) or ""
-    if not re.fullmatch(r"[0-9a-f]{32}", known):
-        known = str(_visitor(key="visitor", on_id_change=lambda: None).id or "")
-    return known if re.fullmatch(r"[0-9a-f]{32}", known) else ""
+    return st.session_state.get("owner", "") if mode() == "class" else ""
 
 
 def may_change(name: str) -> bool:
     """Whether this visitor may steer, stop, rename or delete a run."""
     if mode() == "class":
-        visitor = owner()  # once: on one page there can be but one script that makes the cookie
         try:
-            return bool(visitor) and runs.owner_of(name) == visitor
+            return bool(owner()) and runs.owner_of(name) == owner()
         except CheckpointError:
             return False
     return mode() == "single"
