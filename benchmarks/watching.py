@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import os
 import subprocess
 import sys
@@ -32,6 +33,7 @@ from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ClientState_pb2 import ClientState
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
 
 from benchmarks.app_server import VIEWPORT, AppServer, app_server, chromium, print_setting
 from benchmarks.report import print_table
@@ -158,10 +160,11 @@ async def watch_fragment(socket: ClientConnection) -> None:
     renewing: asyncio.Task | None = None
 
     async def renew(fragment_id: str, interval: float) -> None:
-        while True:
-            await asyncio.sleep(interval)
-            state.fragment_id, state.is_auto_rerun = fragment_id, True
-            await socket.send(BackMsg(rerun_script=state).SerializeToString())
+        with contextlib.suppress(ConnectionClosed):
+            while True:
+                await asyncio.sleep(interval)
+                state.fragment_id, state.is_auto_rerun = fragment_id, True
+                await socket.send(BackMsg(rerun_script=state).SerializeToString())
 
     async for data in socket:
         message = ForwardMsg.FromString(data)
@@ -186,22 +189,23 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as root:
         os.environ |= {"LATENTARIUM_CHECKPOINTS": root, "LATENTARIUM_THREADS": "1"}
-        with app_server() as server, chromium() as browser:
-            print_setting(browser)
-            points = [first_point(browser, server) for _ in range(3)]
-            alone, filmed, watched, pictures, moments = [], [], [], [], []
-            for i in range(args.rounds):
-                with training(f"alone-{i}", is_filmed=False):
-                    alone.append(speed(f"alone-{i}", args.seconds))
-                with training(f"filmed-{i}"):
-                    filmed.append(speed(f"filmed-{i}", args.seconds))
-                    page = watch(browser, server, f"filmed-{i}")
-                    page.wait_for_timeout(2000)
-                    watched.append(speed(f"filmed-{i}", args.seconds))
-                    rates = page.evaluate(MOVE_POINTER, args.seconds)
-                    pictures.append(rates[0])
-                    moments.append(rates[1])
-                    page.context.close()
+        alone, filmed, watched, pictures, moments = [], [], [], [], []
+        with app_server() as server:
+            with chromium() as browser:
+                print_setting(browser)
+                points = [first_point(browser, server) for _ in range(3)]
+                for i in range(args.rounds):
+                    with training(f"alone-{i}", is_filmed=False):
+                        alone.append(speed(f"alone-{i}", args.seconds))
+                    with training(f"filmed-{i}"):
+                        filmed.append(speed(f"filmed-{i}", args.seconds))
+                        page = watch(browser, server, f"filmed-{i}")
+                        page.wait_for_timeout(2000)
+                        watched.append(speed(f"filmed-{i}", args.seconds))
+                        rates = page.evaluate(MOVE_POINTER, args.seconds)
+                        pictures.append(rates[0])
+                        moments.append(rates[1])
+                        page.context.close()
             with training("many"):
                 share = asyncio.run(sessions(server, "many", 2 * args.seconds))
     print_table(
