@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from vae import VAE, ModelConfig, data, film
+from vae.checkpoint import SHIPPED_ROOT
 from vae.film import FILM_FILE, Camera, Film, FilmWriter, Frame, example_indices, procrustes, read_film, read_live
 from vae.latent import encode_images
 from vae.pictures import decode_pictures
@@ -204,3 +205,20 @@ def test_the_live_view_decodes_as_the_model_does(held_out, tmp_path, config):
     assert read_live(tmp_path, replace(config, latent_dim=7)) is None  # of another model
     (tmp_path / "live.safetensors").write_bytes(b"")
     assert read_live(tmp_path, config) is None
+
+
+def test_a_film_can_be_published_without_the_images(held_out, tmp_path):
+    camera = Camera(held_out)
+    writer = FilmWriter(tmp_path, camera.still(), -1)
+    writer.add(take(camera, 4))
+    film.leave_out_examples(tmp_path)
+    published = read(tmp_path)
+    assert published.still.examples == b""
+    assert [frame.step for frame in published.frames] == [4]
+    assert torch.equal(published.still.labels, held_out.labels)
+
+
+@pytest.mark.parametrize("name", ["digits-2d", "mnist-2d", "mnist-16d"])
+def test_no_image_of_a_data_set_ships(name):
+    content = read(SHIPPED_ROOT / name)
+    assert content.still.examples == b""

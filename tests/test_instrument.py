@@ -69,7 +69,7 @@ def test_what_travels_is_the_film(name):
     assert np.array_equal(blocks["kl"].reshape(n_frames, n_dims)[k], frame.kl_per_dim.numpy())
     start, end = header["frames"][k]["sheet"]
     assert blocks["sheets"][start:end].tobytes() == frame.sheet
-    assert Image.open(io.BytesIO(blocks["examples"].tobytes())).height == header["image_shape"][1]
+    assert blocks["examples"].tobytes() == film.still.examples == b""
     epochs = [moment["epoch"] for moment in header["frames"]]
     assert epochs == sorted(epochs)
     assert (epochs[0], epochs[-1]) == (0, header["epochs"])

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
@@ -43,7 +44,7 @@ class Still:
     """What does not change in a film."""
 
     labels: Tensor  # (N,) int64, classes of the points; N <= N_POINTS
-    examples: bytes  # PNG: the images whose reconstructions the frames show, side by side
+    examples: bytes  # PNG: the images whose reconstructions the frames show, side by side; empty if left out
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ class Camera:
         self.last_points: Tensor | None = None
 
     def still(self) -> Still:
+        """What all frames share."""
         return Still(self.labels, png_bytes(grid(self.images[self.examples], SHEET_COLUMNS), 1))
 
     def follow(self, frames: list[Frame]) -> None:
@@ -168,6 +170,13 @@ class FilmWriter:
         self.size = len(content)
 
 
+def leave_out_examples(folder: Path) -> None:
+    """Rewrites a film without the images of the data set, for publishing it where these may not go along."""
+    film = read_film(folder)
+    if film:
+        FilmWriter(folder, replace(film.still, examples=b""), film.frames[-1].step)
+
+
 def write_live(folder: Path, still: Still, frame: Frame, decoder: nn.Sequential) -> None:
     """Replaces what whoever watches sees. Not synced to the disk: after a crash of the system nobody misses it."""
     weights = {
@@ -184,7 +193,7 @@ def _pack(tensors: dict[str, Tensor]) -> bytes:
 
 
 def _bytes_tensor(content: bytes) -> Tensor:
-    return torch.frombuffer(bytearray(content), dtype=torch.uint8)
+    return torch.from_numpy(np.array(bytearray(content), dtype=np.uint8))
 
 
 def _still_tensors(still: Still) -> dict[str, Tensor]:

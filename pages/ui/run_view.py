@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import streamlit as st
 
@@ -12,11 +13,10 @@ from pages.ui.instrument import instrument, live_payload, replay_payload
 from pages.ui.pictures import save_film_button
 from pages.ui.run_actions import continue_run, why_not
 from pages.ui.runs_table import kl_terms, layers
-from vae import ModelConfig, TrainConfig, runs
+from vae import ModelConfig, TrainConfig, data, runs
 from vae.checkpoint import CheckpointError, find, load_model, read_config, read_metrics
 from vae.config import ConfigError
-from vae.data import dataset_info
-from vae.film import FILM_FILE, LIVE_FILE, read_film, read_live
+from vae.film import FILM_FILE, LIVE_FILE, Camera, read_film, read_live
 from vae.processes import ACTIVE_STATES, RunError
 from vae.runs import RunStatus
 from vae.train import N_LIVE_HELD_OUT
@@ -190,7 +190,7 @@ def _live(name: str, stamp: object) -> bytes:  # noqa: ARG001
     model, training = read_config(folder)
     status = runs.status(name)
     return live_payload(
-        name, model, training, dataset_info(training.dataset).class_names, status.records, status.changes,
+        name, model, training, data.dataset_info(training.dataset).class_names, status.records, status.changes,
         read_live(folder, model),
     )  # fmt: skip
 
@@ -201,9 +201,13 @@ def _replay(name: str, stamp: object) -> bytes:  # noqa: ARG001
     model, training = read_config(folder)
     status = runs.status(name)
     decoder = load_model(folder).decoder if (folder / "model.safetensors").is_file() else None
+    film = read_film(folder)
+    if film and not film.still.examples and data.is_present(training.dataset):  # a film that came without them
+        still = Camera(data.load(training.dataset, "held_out")).still()
+        film = replace(film, still=replace(film.still, examples=still.examples))
     return replay_payload(
-        name, model, training, dataset_info(training.dataset).class_names, status.records, status.changes,
-        read_film(folder), decoder,
+        name, model, training, data.dataset_info(training.dataset).class_names, status.records, status.changes, film,
+        decoder,
     )  # fmt: skip
 
 

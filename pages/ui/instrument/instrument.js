@@ -28,7 +28,7 @@ class Instrument {
       </div>
       <div class="pictures">
         <section class="recons" aria-label="Reconstructions">
-          <h4>Held-out images, and below their reconstructions</h4>
+          <h4></h4>
           <canvas class="examples" role="img" aria-label="Held-out images"></canvas>
           <canvas class="recon" role="img" aria-label="Their reconstructions"></canvas></section>
         <section class="samples" aria-label="Samples">
@@ -207,7 +207,12 @@ class Instrument {
   }
 
   async cutExamples() {
-    const { data } = this;
+    const { data } = this, hasThem = data.examples.length > 0;
+    this.canvases.examples.hidden = !hasThem;
+    this.root.querySelector(".recons h4").textContent = hasThem
+      ? "Held-out images, and below their reconstructions"
+      : "Reconstructions of held-out images, which are not on this machine";
+    if (!hasThem) return;
     const picture = await createImageBitmap(new Blob([data.examples], { type: "image/png" }));
     if (this.data !== data) return;
     const { columns, image_shape } = data.header;
