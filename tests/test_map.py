@@ -645,9 +645,10 @@ def test_a_link_shows_just_what_it_says(page, address):
     assert state(page, "map.pins.map(({ x, y }) => [x, y])") == [[1, 1]]
 
 
-def test_a_link_that_can_not_be_read_shows_the_whole_map_and_says_so(page, address):
-    open_map(page, f"{address}?model=mnist-2d&view=nowhere")
-    page.get_by_text("The link's view can't be read, so the whole map is shown.").wait_for()
+@pytest.mark.parametrize("view", ["nowhere", "1e16,0,1", "1e5,0,1"])
+def test_a_link_that_can_not_be_read_shows_the_whole_map_and_says_so(page, address, view):
+    open_map(page, f"{address}?model=mnist-2d&view={view}")
+    page.get_by_text("What the link says of view can't be read and is left out.").wait_for()
     assert not state(page, "map.view.isOwn")
 
 

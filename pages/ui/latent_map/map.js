@@ -184,18 +184,19 @@ class LatentMap {
   restore() {
     const { id, linked, tools } = this.header;
     const settings = (tools && tabMemory.read("settings")) || {};
-    let link = {}, kept = tabMemory.read(id) ?? {};
-    try {
-      if (linked) link = readLink(location.search);
-    } catch {
-      this.problem = "The link's view can't be read, so the whole map is shown.";
-      kept = {};
+    const link = readLink(linked ? location.search : "");
+    if (link.view && !this.view.reaches(link.view)) {
+      link.view = null;
+      link.unread.push("view");
     }
-    if (link.view || link.pins) kept = {}; // a link that says where shows just that
+    const saysWhere = link.view || link.pins || link.unread.length; // then that is all that is shown
+    const kept = (!saysWhere && tabMemory.read(id)) || {};
     const known = ({ name }) => name === (link.colour ?? settings.colour);
     const place = link.view ?? kept.view;
     if (place) this.view.show(place);
-    this.pins = link.pins ?? kept.pins ?? [];
+    this.pins = link.pins ?? kept.pins?.filter(Boolean) ?? [];
+    const { unread } = link;
+    if (unread.length) this.problem = `What the link says of ${unread.join(" and ")} can't be read and is left out.`;
     this.spot = kept.spot ?? null;
     this.wanted = link.layers ?? settings.layers ?? DEFAULT_LAYERS; // also those that mean nothing on this map
     this.layers = this.wanted.filter((name) => this.available.includes(name));
