@@ -77,12 +77,17 @@ def click(page: Page, box: dict[str, float], x: float, y: float) -> None:
     page.mouse.click(box["x"] + x * box["width"], box["y"] + y * box["height"])
 
 
-def drag(page: Page, box: dict[str, float], *places: tuple[float, float]) -> None:
+def hold(page: Page, box: dict[str, float], *places: tuple[float, float]) -> None:
+    """A drag that has not ended: the button is still down."""
     at = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in places]
     page.mouse.move(*at[0])
     page.mouse.down()
     for place in at[1:]:
         page.mouse.move(*place, steps=4)
+
+
+def drag(page: Page, box: dict[str, float], *places: tuple[float, float]) -> None:
+    hold(page, box, *places)
     page.mouse.up()
 
 
@@ -142,6 +147,33 @@ def test_escape_and_the_button_clear_the_pins(page, address):
         clear()
         page.get_by_role("region", name="Pinned spots").wait_for(state="hidden")
         assert state(page, "map.pins") == []
+
+
+def test_escape_puts_a_dragged_pin_back(page, address):
+    box = open_map(page, f"{address}?model=mnist-2d")
+    click(page, box, 0.3, 0.3)
+    pins = "map.pins.map(({ x, y }) => [x, y])"
+    before = state(page, pins)
+    hold(page, box, (0.3, 0.3), (0.5, 0.5))
+    page.keyboard.press("Escape")
+    page.mouse.move(box["x"] + 0.7 * box["width"], box["y"] + 0.7 * box["height"])
+    page.mouse.up()
+    assert state(page, pins) == before
+
+
+def test_escape_ends_one_thing_at_a_time(page, address):
+    box = open_map(page, f"{address}?model=digits-2d")
+    click(page, box, 0.3, 0.3)
+    page.get_by_role("button", name="In view", exact=True).click()
+    page.get_by_role("button", name="Lasso", exact=True).click()
+    what = "[map.outline.length, map.tool, map.pins.length]"
+    hold(page, box, (0.2, 0.2), (0.5, 0.2), (0.5, 0.5))
+    assert state(page, "map.outline.length") > 4
+    for after in ([4, None, 1], [0, None, 1], [0, None, 0]):
+        page.keyboard.press("Escape")
+        assert state(page, what) == after
+    page.mouse.up()
+    assert state(page, what) == [0, None, 0]
 
 
 # Layers
@@ -455,6 +487,13 @@ def test_touch_taps_drags_and_pinches(new_page, address):
     touch("End")
     assert state(page, "map.view.scale") / panned["scale"] == pytest.approx(3, rel=0.15)
     assert state(page, "map.pins.length") == 1  # neither was a tap
+    state(page, "map.setTool('lasso')")
+    touch("Start", (x, y))
+    touch("Move", (x + 40, y + 40))
+    wait_until(page, "map.outline.length > 1")
+    touch("Start", (x + 40, y + 40), (x, y))
+    wait_until(page, "map.outline.length === 0")  # a second finger pinches: the outline begun is no selection
+    touch("End")
 
 
 def test_the_keyboard_reaches_everything_and_a_screen_reader_hears_it(page, address):

@@ -55,7 +55,8 @@ class LatentMap {
                 <path d="M1,4 V1 H4 M8,1 H11 V4 M11,8 V11 H8 M4,11 H1 V8"/></svg></button>
           </div>
           <span id="map-help" class="sr-only">Arrow keys move the crosshair, Shift makes the steps finer, Enter pins
-            the spot under it, Escape clears the pins, plus and minus zoom, 0 shows all points.</span>
+            the spot under it, Escape ends a drag, the selection or the pins, plus and minus zoom, 0 shows all
+            points.</span>
           <span class="sr-only" role="status" aria-live="polite"></span>
         </div>
         <div class="scale" hidden></div>
@@ -394,6 +395,7 @@ class LatentMap {
   }
 
   movePin(k, place) {
+    if (!this.pins[k]) return; // cleared while it was dragged
     this.pins[k] = this.settle(place);
     this.moveSpot(this.pins[k]);
     this.showPins();
@@ -404,11 +406,6 @@ class LatentMap {
     this.remember();
     const { x, y, index } = this.spot;
     this.tell("click", { x, y, image: index === null ? null : index * this.header.stride });
-  }
-
-  clear() {
-    this.clearPins();
-    this.clearSelection();
   }
 
   clearPins() {
