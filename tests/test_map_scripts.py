@@ -130,6 +130,18 @@ def test_a_server_is_asked_one_thing_at_a_time_and_of_each_purpose_the_latest(ru
     assert log["got"] == [["first", ["a"]], ["latest", ["b"]], ["pins", ["c", "d"]]]
 
 
+def test_a_lost_answer_is_asked_for_again(run):
+    sent = run("""() => {
+      const sent = [], pictures = new RemotePictures((question) => sent.push(question));
+      pictures.draw("main", [[1]], () => {});
+      pictures.draw("pins", [[2]], () => {});
+      pictures.askAgain();
+      pictures.stop();
+      return sent;
+    }""")
+    assert sent == [{"token": 1, "z": [[1]]}, {"token": 2, "z": [[1], [2]]}]
+
+
 # nearest.js
 
 
