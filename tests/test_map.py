@@ -330,6 +330,50 @@ def test_a_new_sample_and_the_keyboard_move_epsilon(page, address):
     assert after["y"] == pytest.approx(before["y"], abs=1e-4)
 
 
+def test_the_posterior_moves_pins_to_images_and_lets_them_go(page, address):
+    """The server hears of it each time: the neighbours are those of the pin, and the link gives the same."""
+    box = open_map(page, f"{address}?model=mnist-2d")
+    click(page, box, 0.1, 0.1)
+    first = re.compile(r"Neighbour 1: .* at (\d\.\d\d)")
+    assert not page.get_by_alt_text(first).get_attribute("alt").endswith("at 0.00")
+    layer(page, "Posterior").check()
+    index = state(page, "map.pins[0].index")
+    page.get_by_alt_text(re.compile(rf"Neighbour 1: image {index:,}: class \d, at 0.00")).wait_for()
+    layer(page, "Posterior").uncheck()
+    assert state(page, "map.pins[0].index") is None
+    page.wait_for_function("!location.search.includes('posterior')")
+    page.reload()
+    wait_for_map(page)
+    assert state(page, "map.pins[0].index") is None
+
+
+def test_a_pin_can_be_dragged_from_under_its_ring_and_the_last_touched_counts(page, address):
+    box = open_map(page, f"{address}?model=mnist-2d&layers=points,posterior")
+    click(page, box, 0.3, 0.4)
+    click(page, box, 0.6, 0.6)
+    panel = page.get_by_role("region", name="Posterior of the pinned image")
+    panel.get_by_text("Pin B").wait_for()
+    panel.get_by_text("Zoom to it, then drag the ring.").wait_for()
+    images = "map.pins.map(({ index }) => index)"
+    before = state(page, images)
+    size = np.array([box["width"], box["height"]])
+    for k in (1, 0):
+        drag(page, box, np.array(state(page, f"map.view.toScreen(map.pins[{k}])")) / size, (0.4 + 0.2 * k, 0.5))
+    after = state(page, images)
+    assert after[0] != before[0]
+    assert after[1] != before[1]
+    panel.get_by_text("Pin A").wait_for()
+
+
+def test_neighbours_are_the_crosshairs_where_nothing_is_pinned(page, address):
+    box = open_map(page, f"{address}?model=mnist-2d")
+    page.get_by_text("whose codes lie nearest to the z at the crosshair").wait_for()
+    click(page, box, 0.3, 0.3)
+    page.get_by_text("whose codes lie nearest to the pinned z").wait_for()
+    page.keyboard.press("Escape")
+    page.get_by_text("whose codes lie nearest to the z at the crosshair").wait_for()
+
+
 # Selection
 
 
@@ -405,7 +449,43 @@ def test_an_empty_selection_says_so(page, address):
     page.get_by_text("No image lies in this outline").wait_for()
 
 
+def hide_all(page: Page) -> None:
+    for button in page.get_by_role("group", name="Classes on the map").get_by_role("button").all():
+        button.click()
+
+
+def test_a_selection_is_the_same_on_both_sides_when_one_comes_back(new_page, address):
+    page = new_page(viewport={"width": 1300, "height": 1900})  # all of it in view
+    open_map(page, f"{address}?model=digits-2d")
+    page.get_by_role("button", name="In view", exact=True).click()
+    page.get_by_alt_text("Selected images").wait_for()
+    page.get_by_role("group", name="Classes on the map").get_by_role("button", name="3", exact=True).click()
+    n = (load_latents(SHIPPED_ROOT / "digits-2d").labels != 3).sum()
+    in_view = re.compile(rf"Selection: ({n}|{n - 1}|{n - 2}|{n - 3}) of 300")
+    page.get_by_text(in_view).wait_for()  # the legend counts for what is selected, too
+    for model in ("mnist-2d", "digits-2d"):
+        page.get_by_test_id("stSelectbox").filter(has_text="Model").click()
+        page.get_by_role("option", name=model, exact=True).click()
+        wait_until(page, f"map.header.name === '{model}'")
+    page.get_by_text(in_view).wait_for()
+    assert state(page, "[map.outline.length, [...map.plane.hidden]]") == [4, [3]]
+    page.get_by_role("button", name="Clear", exact=True).click()
+    page.get_by_alt_text("Selected images").wait_for(state="detached")
+
+
 # Projections
+
+
+def test_where_all_classes_are_hidden_nothing_is_pinned(page, address):
+    box = open_map(page, f"{address}?model=mnist-16d&projection=t-SNE")
+    click(page, box, 0.4, 0.4)
+    hide_all(page)
+    page.get_by_text("so there is no image whose neighbours to show").wait_for()
+    assert state(page, "map.pins") == []
+    click(page, box, 0.5, 0.5)
+    page.locator(".notice", has_text="All classes are hidden").wait_for()
+    assert state(page, "map.pins") == []
+    assert page.get_by_alt_text("Decoded image").get_attribute("src") is None
 
 
 def test_two_dimensions_decode_with_the_others_held(page, address):
@@ -507,6 +587,7 @@ def test_the_keyboard_reaches_everything_and_a_screen_reader_hears_it(page, addr
     assert [spot["x"] * scale, spot["y"] * scale] == pytest.approx([18, 16], abs=0.1)
     live = page.locator(".stage [role=status][aria-live=polite]")
     assert re.match(r"0\.\d\d, 0\.\d\d, near \d", live.inner_text())
+    assert page.locator(".hover").inner_text() == live.inner_text()  # and eyes read it
     page.keyboard.press("Enter")
     assert len(state(page, "map.pins")) == 1
     page.keyboard.press("+")
@@ -664,6 +745,16 @@ def test_another_model_does_not_inherit_the_place(page, address):
     assert state(page, "[map.pins.length, map.view.isOwn]") == [0, False]
     assert "pins=" not in page.url
     assert "model=digits-2d" in page.url
+
+
+def test_a_colour_that_one_map_has_not_comes_back_on_the_next(page, address):
+    open_map(page, f"{address}?model=mnist-16d&colour=z3")
+    for model, colour in (("mnist-2d", ""), ("mnist-16d", "z3")):
+        page.get_by_test_id("stSelectbox").filter(has_text="Model").click()
+        page.get_by_role("option", name=model, exact=True).click()
+        wait_until(page, f"map.header.name === '{model}'")
+        assert state(page, "map.colour") == colour
+        assert page.locator(".notice").inner_text() == ""
 
 
 def test_layers_that_mean_nothing_on_one_map_come_back_on_the_next(page, address):

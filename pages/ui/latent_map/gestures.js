@@ -18,7 +18,7 @@ class Gestures {
     listen("onpointerrawupdate" in window ? "pointerrawupdate" : "pointermove", this.hover);
     listen("pointerup", this.up);
     listen("pointercancel", this.cancel);
-    listen("pointerleave", () => map.leave());
+    listen("pointerleave", (event) => event.pointerType !== "touch" && map.leave()); // a lifted finger leaves too
     listen("wheel", this.wheel, { passive: false });
     listen("keydown", this.key);
   }
@@ -134,7 +134,7 @@ class Gestures {
     const here = view.toScreen(spot), step = arrowStep(event);
     if (step) {
       const clamp = (value, limit) => Math.min(limit - 1, Math.max(1, value));
-      map.moveSpot(view.toData(clamp(here[0] + step[0], view.width), clamp(here[1] + step[1], view.height)));
+      map.stepSpot(view.toData(clamp(here[0] + step[0], view.width), clamp(here[1] + step[1], view.height)));
     } else if (event.key === "Enter" || event.key === " ") map.pin(spot);
     else if (event.key === "Escape") this.escape();
     else if (event.key === "+" || event.key === "=") map.zoomAt(...here, 1.5);
