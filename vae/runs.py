@@ -496,6 +496,7 @@ def work_embedding(name: str, kind: str, progress: Callable[[int, int], None] = 
         _write_embedding_state(folder, kind, state, message)
 
     with _locked(folder / "embedding.lock"), _recorded(folder, write_state):
+        (folder / "embedding.points").unlink(missing_ok=True)  # where the points of a job that failed came to lie
         report(0, N_TSNE_STEPS)
         _, config = read_config(folder)
         latents = load_latents(folder)
