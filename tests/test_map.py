@@ -78,12 +78,17 @@ def click(page: Page, box: dict[str, float], x: float, y: float) -> None:
     page.mouse.click(box["x"] + x * box["width"], box["y"] + y * box["height"])
 
 
-def drag(page: Page, box: dict[str, float], *places: tuple[float, float]) -> None:
+def hold(page: Page, box: dict[str, float], *places: tuple[float, float]) -> None:
+    """A drag that has not ended: the button is still down."""
     at = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in places]
     page.mouse.move(*at[0])
     page.mouse.down()
     for place in at[1:]:
         page.mouse.move(*place, steps=4)
+
+
+def drag(page: Page, box: dict[str, float], *places: tuple[float, float]) -> None:
+    hold(page, box, *places)
     page.mouse.up()
 
 
@@ -143,6 +148,33 @@ def test_escape_and_the_button_clear_the_pins(page, address):
         clear()
         page.get_by_role("region", name="Pinned spots").wait_for(state="hidden")
         assert state(page, "map.pins") == []
+
+
+def test_escape_puts_a_dragged_pin_back(page, address):
+    box = open_map(page, f"{address}?model=mnist-2d")
+    click(page, box, 0.3, 0.3)
+    pins = "map.pins.map(({ x, y }) => [x, y])"
+    before = state(page, pins)
+    hold(page, box, (0.3, 0.3), (0.5, 0.5))
+    page.keyboard.press("Escape")
+    page.mouse.move(box["x"] + 0.7 * box["width"], box["y"] + 0.7 * box["height"])
+    page.mouse.up()
+    assert state(page, pins) == before
+
+
+def test_escape_ends_one_thing_at_a_time(page, address):
+    box = open_map(page, f"{address}?model=digits-2d")
+    click(page, box, 0.3, 0.3)
+    page.get_by_role("button", name="In view", exact=True).click()
+    page.get_by_role("button", name="Lasso", exact=True).click()
+    what = "[map.outline.length, map.tool, map.pins.length]"
+    hold(page, box, (0.2, 0.2), (0.5, 0.2), (0.5, 0.5))
+    assert state(page, "map.outline.length") > 4
+    for after in ([4, None, 1], [0, None, 1], [0, None, 0]):
+        page.keyboard.press("Escape")
+        assert state(page, what) == after
+    page.mouse.up()
+    assert state(page, what) == [0, None, 0]
 
 
 # Layers
@@ -299,6 +331,50 @@ def test_a_new_sample_and_the_keyboard_move_epsilon(page, address):
     assert after["y"] == pytest.approx(before["y"], abs=1e-4)
 
 
+def test_the_posterior_moves_pins_to_images_and_lets_them_go(page, address):
+    """The server hears of it each time: the neighbours are those of the pin, and the link gives the same."""
+    box = open_map(page, f"{address}?model=mnist-2d")
+    click(page, box, 0.1, 0.1)
+    first = re.compile(r"Neighbour 1: .* at (\d\.\d\d)")
+    assert not page.get_by_alt_text(first).get_attribute("alt").endswith("at 0.00")
+    layer(page, "Posterior").check()
+    index = state(page, "map.pins[0].index")
+    page.get_by_alt_text(re.compile(rf"Neighbour 1: image {index:,}: class \d, at 0.00")).wait_for()
+    layer(page, "Posterior").uncheck()
+    assert state(page, "map.pins[0].index") is None
+    page.wait_for_function("!location.search.includes('posterior')")
+    page.reload()
+    wait_for_map(page)
+    assert state(page, "map.pins[0].index") is None
+
+
+def test_a_pin_can_be_dragged_from_under_its_ring_and_the_last_touched_counts(page, address):
+    box = open_map(page, f"{address}?model=mnist-2d&layers=points,posterior")
+    click(page, box, 0.3, 0.4)
+    click(page, box, 0.6, 0.6)
+    panel = page.get_by_role("region", name="Posterior of the pinned image")
+    panel.get_by_text("Pin B").wait_for()
+    panel.get_by_text("Zoom to it, then drag the ring.").wait_for()
+    images = "map.pins.map(({ index }) => index)"
+    before = state(page, images)
+    size = np.array([box["width"], box["height"]])
+    for k in (1, 0):
+        drag(page, box, np.array(state(page, f"map.view.toScreen(map.pins[{k}])")) / size, (0.4 + 0.2 * k, 0.5))
+    after = state(page, images)
+    assert after[0] != before[0]
+    assert after[1] != before[1]
+    panel.get_by_text("Pin A").wait_for()
+
+
+def test_neighbours_are_the_crosshairs_where_nothing_is_pinned(page, address):
+    box = open_map(page, f"{address}?model=mnist-2d")
+    page.get_by_text("whose codes lie nearest to the z at the crosshair").wait_for()
+    click(page, box, 0.3, 0.3)
+    page.get_by_text("whose codes lie nearest to the pinned z").wait_for()
+    page.keyboard.press("Escape")
+    page.get_by_text("whose codes lie nearest to the z at the crosshair").wait_for()
+
+
 # Selection
 
 
@@ -374,7 +450,43 @@ def test_an_empty_selection_says_so(page, address):
     page.get_by_text("No image lies in this outline").wait_for()
 
 
+def hide_all(page: Page) -> None:
+    for button in page.get_by_role("group", name="Classes on the map").get_by_role("button").all():
+        button.click()
+
+
+def test_a_selection_is_the_same_on_both_sides_when_one_comes_back(new_page, address):
+    page = new_page(viewport={"width": 1300, "height": 1900})  # all of it in view
+    open_map(page, f"{address}?model=digits-2d")
+    page.get_by_role("button", name="In view", exact=True).click()
+    page.get_by_alt_text("Selected images").wait_for()
+    page.get_by_role("group", name="Classes on the map").get_by_role("button", name="3", exact=True).click()
+    n = (load_latents(SHIPPED_ROOT / "digits-2d").labels != 3).sum()
+    in_view = re.compile(rf"Selection: ({n}|{n - 1}|{n - 2}|{n - 3}) of 300")
+    page.get_by_text(in_view).wait_for()  # the legend counts for what is selected, too
+    for model in ("mnist-2d", "digits-2d"):
+        page.get_by_test_id("stSelectbox").filter(has_text="Model").click()
+        page.get_by_role("option", name=model, exact=True).click()
+        wait_until(page, f"map.header.name === '{model}'")
+    page.get_by_text(in_view).wait_for()
+    assert state(page, "[map.outline.length, [...map.plane.hidden]]") == [4, [3]]
+    page.get_by_role("button", name="Clear", exact=True).click()
+    page.get_by_alt_text("Selected images").wait_for(state="detached")
+
+
 # Projections
+
+
+def test_where_all_classes_are_hidden_nothing_is_pinned(page, address):
+    box = open_map(page, f"{address}?model=mnist-16d&projection=t-SNE")
+    click(page, box, 0.4, 0.4)
+    hide_all(page)
+    page.get_by_text("so there is no image whose neighbours to show").wait_for()
+    assert state(page, "map.pins") == []
+    click(page, box, 0.5, 0.5)
+    page.locator(".notice", has_text="All classes are hidden").wait_for()
+    assert state(page, "map.pins") == []
+    assert page.get_by_alt_text("Decoded image").get_attribute("src") is None
 
 
 def test_two_dimensions_decode_with_the_others_held(page, address):
@@ -456,6 +568,13 @@ def test_touch_taps_drags_and_pinches(new_page, address):
     touch("End")
     assert state(page, "map.view.scale") / panned["scale"] == pytest.approx(3, rel=0.15)
     assert state(page, "map.pins.length") == 1  # neither was a tap
+    state(page, "map.setTool('lasso')")
+    touch("Start", (x, y))
+    touch("Move", (x + 40, y + 40))
+    wait_until(page, "map.outline.length > 1")
+    touch("Start", (x + 40, y + 40), (x, y))
+    wait_until(page, "map.outline.length === 0")  # a second finger pinches: the outline begun is no selection
+    touch("End")
 
 
 def test_the_keyboard_reaches_everything_and_a_screen_reader_hears_it(page, address):
@@ -469,6 +588,7 @@ def test_the_keyboard_reaches_everything_and_a_screen_reader_hears_it(page, addr
     assert [spot["x"] * scale, spot["y"] * scale] == pytest.approx([18, 16], abs=0.1)
     live = page.locator(".stage [role=status][aria-live=polite]")
     assert re.match(r"0\.\d\d, 0\.\d\d, near \d", live.inner_text())
+    assert page.locator(".hover").inner_text() == live.inner_text()  # and eyes read it
     page.keyboard.press("Enter")
     assert len(state(page, "map.pins")) == 1
     page.keyboard.press("+")
@@ -628,6 +748,16 @@ def test_another_model_does_not_inherit_the_place(page, address):
     assert "model=digits-2d" in page.url
 
 
+def test_a_colour_that_one_map_has_not_comes_back_on_the_next(page, address):
+    open_map(page, f"{address}?model=mnist-16d&colour=z3")
+    for model, colour in (("mnist-2d", ""), ("mnist-16d", "z3")):
+        page.get_by_test_id("stSelectbox").filter(has_text="Model").click()
+        page.get_by_role("option", name=model, exact=True).click()
+        wait_until(page, f"map.header.name === '{model}'")
+        assert state(page, "map.colour") == colour
+        assert page.locator(".notice").inner_text() == ""
+
+
 def test_layers_that_mean_nothing_on_one_map_come_back_on_the_next(page, address):
     open_map(page, f"{address}?model=mnist-16d&layers=points,pictures,posterior")
     for option, kind, shown in (("t-SNE", "tsne", ["points"]), ("PCA", "pca", ["points", "pictures", "posterior"])):
@@ -646,9 +776,10 @@ def test_a_link_shows_just_what_it_says(page, address):
     assert state(page, "map.pins.map(({ x, y }) => [x, y])") == [[1, 1]]
 
 
-def test_a_link_that_can_not_be_read_shows_the_whole_map_and_says_so(page, address):
-    open_map(page, f"{address}?model=mnist-2d&view=nowhere")
-    page.get_by_text("The link's view can't be read, so the whole map is shown.").wait_for()
+@pytest.mark.parametrize("view", ["nowhere", "1e16,0,1", "1e5,0,1"])
+def test_a_link_that_can_not_be_read_shows_the_whole_map_and_says_so(page, address, view):
+    open_map(page, f"{address}?model=mnist-2d&view={view}")
+    page.get_by_text("What the link says of view can't be read and is left out.").wait_for()
     assert not state(page, "map.view.isOwn")
 
 

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from streamlit.testing.v1 import AppTest
 
-from pages.ui.latent_map import _read_question, _read_selection, _read_spot, map_payload
+from pages.ui.latent_map import Picks, Spot, _read_question, _read_selection, _read_spot, map_payload
+from pages.ui.models import MapChoice, image_name, image_place, open_model
+from pages.ui.projections import HOLDS
+from pages.ui.selection import find_selected
 from vae import runs
 from vae.checkpoint import SHIPPED_ROOT, find, load_latents, load_model, save_latents
 from vae.config import ModelConfig, TrainConfig
+from vae.latent import Latents
 from vae.worker import work
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -105,21 +110,72 @@ def test_two_dimensions_and_what_the_others_are_held_at():
     app = open_page("latent_map")
     app.selectbox(key="model").select("mnist-16d").run()
     app.selectbox(key="projection").select("dims").run()
-    app.selectbox(key="Across").select(4).run()
+    app.selectbox(key="across").select(4).run()
     header = map_header(app)
     assert [row.index(1.0) for row in header["axes"]] == [4, 1]
     assert header["axis_names"] == ["z₅", "z₂"]
     assert set(header["origin"]) == {0.0}
     app.selectbox(key="hold").select("image").run()
-    app.number_input(key="held image mnist-16d").set_value(12).run()
+    app.number_input(key="image").set_value(12).run()
     mu = load_latents(SHIPPED_ROOT / "mnist-16d").mu[12].tolist()
     origin = map_header(app)["origin"]
     assert origin[4] == origin[1] == 0
     assert origin[:1] + origin[2:4] + origin[5:] == pytest.approx(mu[:1] + mu[2:4] + mu[5:])
     assert "held-out image 12" in texts(app)
-    app.selectbox(key="Up").select(4).run()
+    app.selectbox(key="up").select(4).run()
     assert "same dimension" in texts(app)
     assert not app.exception
+
+
+def test_the_held_image_is_in_the_link_and_for_a_model_of_fewer_it_is_the_last(tmp_path):
+    folder = tmp_path / "checkpoints" / "few"
+    shutil.copytree(SHIPPED_ROOT / "mnist-16d", folder)
+    latents = load_latents(folder)
+    save_latents(folder, Latents(latents.mu[:9], latents.logvar[:9], latents.labels[:9]), half=True)
+    app = AppTest.from_file(str(ROOT / "pages" / "latent_map.py"), default_timeout=60)
+    app.query_params.update(model="mnist-16d", projection="two dimensions", hold=HOLDS["image"], image="12")
+    app.run()
+    assert "held-out image 12" in texts(app)
+    app.number_input(key="image").set_value(9_999).run()
+    assert app.query_params["image"] == "9999"
+    app.selectbox(key="model").select("few").run()
+    assert not app.exception
+    assert "held-out image 8" in texts(app)
+
+
+def test_an_image_has_one_name():
+    opened = open_model("mnist-2d")
+    assert [image_name(opened, index) for index in (9_999, 12_345)] == ["image 9,999", "training image 2,345"]
+    assert image_place(opened, 12_345) == ("training", 2_345)
+
+
+def test_classes_that_can_not_be_are_hidden_from_no_selection():
+    selection = _read_selection({"outline": [[0, 0], [1, 0], [1, 1]], "hidden": [3, 1e30, -1, 256]})
+    assert selection.hidden == (3,)
+    assert len(find_selected(open_model("mnist-2d"), MapChoice("z"), selection)) > 0
+
+
+def test_a_spot_that_is_too_far_for_numbers_has_no_neighbours(monkeypatch):
+    far = Picks(Spot(1e300, 0.0, what="pin"))
+    monkeypatch.setattr("pages.ui.explore.latent_map", lambda *_: far)
+    app = open_page("latent_map")
+    assert "no code is a finite distance away" in texts(app)
+    assert not app.exception
+
+
+def test_the_failure_of_one_projection_is_not_told_of_another(tmp_path, monkeypatch):
+    monkeypatch.setattr("pages.ui.projections.find_spec", lambda _: object())
+    folder = tmp_path / "checkpoints" / "bare"
+    shutil.copytree(SHIPPED_ROOT / "mnist-16d", folder)
+    save_latents(folder, replace(load_latents(folder), embeddings={}), half=True)
+    failed = runs.EmbeddingStatus("umap", "failed", "It did not work.", 0.0)
+    monkeypatch.setattr(runs, "embedding_status", lambda _: failed)
+    app = open_page("latent_map")
+    app.selectbox(key="model").select("bare").run()
+    app.selectbox(key="projection").select("tsne").run()
+    assert not app.error
+    app.selectbox(key="projection").select("umap").run()
+    assert [error.value for error in app.error] == ["It did not work."]
 
 
 def test_umap_is_offered_where_it_is_installed(monkeypatch):
@@ -142,9 +198,11 @@ def test_umap_is_offered_where_it_is_installed(monkeypatch):
         {"click": {"x": 0, "y": 0, "image": "first"}},
         {"selection": {"outline": [[0]], "hidden": []}},
         {"selection": {"outline": [[0, 0]] * 401, "hidden": []}},
+        {"selection": {"outline": [[0, 0]], "hidden": [1e400]}},
         {"decode": {"token": 1, "z": [[0.0, 1e400]]}},
         {"decode": {"token": 1, "z": [[0.0, 0.0]] * 5}},
         {"decode": {"token": "x", "z": "y"}},
+        {"decode": {"token": 1e400, "z": [[0.0, 0.0]]}},
     ],
 )
 def test_what_no_map_sends_is_ignored(event):

@@ -6,7 +6,7 @@ import streamlit as st
 from torch import Tensor
 
 from pages.ui.latent_map import Selection, Spot, answer, latent_map, map_payload
-from pages.ui.models import MapChoice, OpenModel, map_latents, open_or_stop, project, source_images
+from pages.ui.models import MapChoice, OpenModel, image_name, map_latents, open_or_stop, project, source_images
 from pages.ui.pictures import show_pictures
 from pages.ui.selection import show_selection
 from vae.latent import nearest_codes
@@ -30,7 +30,7 @@ def explore_map(name: str, choice: MapChoice, key: str, height: int = 520, tools
     selection = _latest(f"selection {key} {opened.stamp}", picks.selection, Selection())
     if selection.outline:
         show_selection(opened, choice, selection)
-    _show_neighbours(opened, choice, _z_of(opened, choice, spot))
+    _show_neighbours(opened, choice, spot)
 
 
 def _z_of(opened: OpenModel, choice: MapChoice, spot: Spot) -> Tensor:
@@ -48,10 +48,16 @@ def _latest(memory: str, pick: Spot | Selection | None, default: Spot | Selectio
     return st.session_state.get(memory, default)
 
 
-def _show_neighbours(opened: OpenModel, choice: MapChoice, z: Tensor) -> None:
-    """The images whose codes lie nearest to z, where the data set is present; else their reconstructions."""
+def _show_neighbours(opened: OpenModel, choice: MapChoice, spot: Spot) -> None:
+    """The images whose codes lie nearest to a spot's z, where the data set is present; else their reconstructions."""
+    if spot.what == "nothing":
+        st.markdown("**Neighbours**: all classes are hidden, so there is no image whose neighbours to show.")
+        return
     latents = map_latents(opened, choice)
-    indices, distances = nearest_codes(latents.mu, z, N_NEIGHBOURS)
+    indices, distances = nearest_codes(latents.mu, _z_of(opened, choice, spot), N_NEIGHBOURS)
+    if not len(indices):
+        st.markdown("**Neighbours**: no code is a finite distance away from this z.")
+        return
     originals = source_images(opened, choice.images)
     kind = "held-out images" if choice.images == "held_out" else "images"
     if originals is None:
@@ -60,8 +66,9 @@ def _show_neighbours(opened: OpenModel, choice: MapChoice, z: Tensor) -> None:
     else:
         pictures, what = originals[indices], kind
     captions = [
-        f"image {index:,}: class {opened.class_names[latents.labels[index]]}, at {distance:.2f}"
+        f"{image_name(opened, index)}: class {opened.class_names[latents.labels[index]]}, at {distance:.2f}"
         for index, distance in zip(indices.tolist(), distances.tolist(), strict=True)
     ]
-    st.markdown(f"**Neighbours**: the {what} whose codes lie nearest to the pinned z, with their distance to it.")
+    whose = "the pinned z" if spot.what == "pin" else "the z at the crosshair"
+    st.markdown(f"**Neighbours**: the {what} whose codes lie nearest to {whose}, with their distance to it.")
     show_pictures(pictures, "Neighbour", captions)

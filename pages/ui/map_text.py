@@ -11,6 +11,8 @@ from pages.ui.models import MapChoice, OpenModel, held_out_trust, map_latents, p
 from vae.checkpoint import CheckpointError, find, read_metrics
 from vae.data import dataset_info
 
+_BUT_POSTERIOR = "With Posterior on, it takes the nearest image and decodes that one's z."
+
 
 def explain_map(opened: OpenModel, choice: MapChoice) -> None:
     """The model's figures, then how to read this projection."""
@@ -68,7 +70,7 @@ def _reading(opened: OpenModel, choice: MapChoice) -> str:
         return (
             f"{points} z has {n_dims} dimensions; the plane is that of the two directions in which mu varies most, and "
             f"shows **{share:.0%}** of its variance. A click decodes exactly the z on this plane; the other directions "
-            "stay at their mean, so a click on a point need not give that image."
+            f"stay at their mean, so a click on a point need not give that image. {_BUT_POSTERIOR}"
         )
     if choice.kind == "dims":
         across, up = map(axis_name, choice.dims)
@@ -76,7 +78,7 @@ def _reading(opened: OpenModel, choice: MapChoice) -> str:
         return (
             f"{points} Of its {n_dims} dimensions the map shows {across} and {up} and hides the others. What is "
             f"decoded under the pointer has these two, and holds the others {held}: so a click on a point need not "
-            "give that image."
+            f"give that image. {_BUT_POSTERIOR}"
         )
     what = {
         "tsne": "t-SNE lays {n} dimensions out so that near neighbours stay near; it keeps no distances between far "
@@ -97,6 +99,7 @@ def _reading_z(opened: OpenModel, n_dims: int) -> str:
     )
     return (
         "The axes are z itself: what you click is what the decoder gets, nothing is lost in between. "
+        f"{_BUT_POSTERIOR} "
         f"The dashed circles are 1, 2 and 3 standard deviations of the prior N(0, I), {pull}; far from every point "
         "the decoder was never trained, and what it draws there means little."
     )
@@ -117,7 +120,8 @@ def _layers(opened: OpenModel, choice: MapChoice) -> str:
     if invertible and n_dims > 1:
         lines.append(
             "**Density**: three bands that hold 39, 86 and 99 % of the points, as the circles at 1, 2 and 3 σ do of "
-            "the prior. If all posteriors together were the prior, each band would end at its circle."
+            "the prior. If the codes mu were distributed as the prior, each band would end at its circle; wide "
+            "posteriors leave the bands inside."
         )
     if invertible:
         also = (
@@ -125,6 +129,8 @@ def _layers(opened: OpenModel, choice: MapChoice) -> str:
             if n_dims <= 2
             else " The ellipse is what this plane shows of it; the picture keeps the image's other dimensions."
         )
+        what = "lines" if n_dims == 1 else "circles"
+        lines.append(f"**Prior**: N(0, I) as this plane cuts it, {what} at 1, 2 and 3 standard deviations about z = 0.")
         lines.append(
             "**Posterior**: click a point for its q(z|x), drawn to scale at 1 σ and 2 σ with 50 samples; drag the "
             f"ring to choose ε in z = mu + σ · ε and watch the picture follow.{also}"

@@ -138,6 +138,18 @@ def _encode_all(opened: OpenModel) -> Latents:
     )
 
 
+def image_place(opened: OpenModel, index: int) -> tuple[str, int]:
+    """The split that an image of a map belongs to, and its number there, from 0."""
+    n_held_out = len(opened.latents.mu)
+    return ("held out", index) if index < n_held_out else ("training", index - n_held_out)
+
+
+def image_name(opened: OpenModel, index: int) -> str:
+    """What an image of a map is called, here and in map.js."""
+    split, number = image_place(opened, index)
+    return f"{'training ' if split == 'training' else ''}image {number:,}"
+
+
 @st.cache_resource(max_entries=32, show_spinner=False, hash_funcs=BY_STAMP)
 def project(opened: OpenModel, choice: MapChoice) -> Projection:
     """The codes of a model in a plane."""

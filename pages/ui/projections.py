@@ -63,12 +63,13 @@ def _pick_dims(opened: OpenModel) -> MapChoice:
     n_dims = opened.config.latent_dim
     across_place, up_place, hold_place, image_place = st.columns(4)
 
-    def pick(place: DeltaGenerator, label: str, default: int) -> int:
+    def pick(place: DeltaGenerator, key: str, default: int) -> int:
+        label = key.capitalize()
         return place.selectbox(
-            label, range(n_dims), default, format_func=axis_name, key=label, on_change=forget_place, **LINKED
+            label, range(n_dims), default, format_func=axis_name, key=key, on_change=forget_place, **LINKED
         )
 
-    across, up = pick(across_place, "Across", 0), pick(up_place, "Up", 1)
+    across, up = pick(across_place, "across", 0), pick(up_place, "up", 1)
     if across == up:
         st.warning("Across and up are the same dimension; choose two different ones.")
         st.stop()
@@ -76,7 +77,8 @@ def _pick_dims(opened: OpenModel) -> MapChoice:
     index = None
     if hold == "image":
         last = len(opened.latents.mu) - 1
-        index = image_place.number_input("Image", 0, last, key=f"held image {opened.name}", value=0, step=1)
+        st.session_state["image"] = min(st.session_state.get("image", 0), last)  # chosen with another model
+        index = image_place.number_input("Image", 0, last, key="image", step=1, **LINKED)
     return MapChoice("dims", (across, up), index)
 
 
@@ -84,9 +86,9 @@ def _offer(opened: OpenModel, kind: str, height: int) -> None:
     title = EMBEDDINGS[kind]
     job = embeddings.embedding_status(opened.name)
     if job and job.state == "running":
-        _watch(opened.name, job.kind, height)
+        _watch(opened.name, kind, height)
         return
-    if job:
+    if job and job.kind == kind:
         st.error(job.message)
     st.info(f"This model has no {title} yet. It takes {DURATIONS[kind]} for 10,000 images, and is kept with the model.")
     if st.button(f"Compute the {title}", type="primary"):
@@ -100,12 +102,12 @@ def _offer(opened: OpenModel, kind: str, height: int) -> None:
 
 @st.fragment(run_every=0.5)
 def _watch(name: str, kind: str, height: int) -> None:
-    """The points on their way, until the work has ended."""
+    """What is being computed, until it has ended; the points on their way, if it is the projection asked for."""
     job = embeddings.embedding_status(name)
     if job is None or job.state != "running":
         st.rerun()
-    st.progress(job.fraction, f"Computing the {EMBEDDINGS[kind]}; you may leave this page meanwhile.")
+    st.progress(job.fraction, f"Computing the {EMBEDDINGS[job.kind]}; you may leave this page meanwhile.")
     points = embeddings.embedding_so_far(name)
-    if points is not None:
+    if points is not None and job.kind == kind:
         opened, choice = open_or_stop(name), MapChoice(kind)
         latent_map(moving_payload(opened, choice, height, points), f"map {name} {choice}")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pages.ui.charts import class_bars
 from pages.ui.latent_map import Selection
-from pages.ui.models import MapChoice, OpenModel, map_latents, project, source_images
+from pages.ui.models import MapChoice, OpenModel, image_place, map_latents, project, source_images
 from pages.ui.pictures import save_button, show_picture
 from vae.latent import inside
 from vae.pictures import decode_pictures, grid
@@ -79,10 +79,11 @@ def _scale(opened: OpenModel) -> int:
 def _to_csv(opened: OpenModel, choice: MapChoice, indices: Tensor) -> str:
     """A line for each image: index, split, class, place on the map, mu and sigma of each dimension, other numbers."""
     latents, points = map_latents(opened, choice), project(opened, choice).points
-    n_held_out = len(opened.latents.mu)
-    splits = ["held out" if index < n_held_out else "training" for index in indices.tolist()]
-    first_train = torch.where(indices < n_held_out, 0, n_held_out)
-    columns: dict[str, object] = {"image": (indices - first_train).tolist(), "split": splits}
+    places = [image_place(opened, index) for index in indices.tolist()]
+    columns: dict[str, object] = {
+        "image": [number for _, number in places],
+        "split": [split for split, _ in places],
+    }
     columns["class"] = [opened.class_names[label] for label in latents.labels[indices]]
     columns |= {"x": points[indices, 0].tolist(), "y": points[indices, 1].tolist()}
     for i in range(latents.mu.shape[1]):

@@ -10,7 +10,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import streamlit as st
@@ -74,6 +74,7 @@ class Spot:
     x: float
     y: float
     image: int | None = None  # the index of the image that the spot stands for, if it does
+    what: Literal["pin", "crosshair", "nothing"] = "crosshair"  # nothing: all images are hidden, so no z is meant
 
 
 @dataclass(frozen=True)
@@ -240,7 +241,8 @@ def latent_map(payload: bytes, key: str) -> Picks:
     """Draws the map; returns what was just done on it.
 
     payload: what `map_payload` or `moving_payload` made. The browser keeps the view and the pins by the map's id.
-    What comes back is checked: {x, y, image}; {outline: [[x, y], ...], hidden: [class, ...]}; {token, z: [[...], ...]}.
+    What comes back is checked: {x, y, image, what}; {outline: [[x, y], ...], hidden: [class, ...]};
+    {token, z: [[...], ...]}.
     """
     events = ("click", "selection", "decode")
     result = _map(key=key, data=payload, **{f"on_{event}_change": lambda: None for event in events})
@@ -258,7 +260,8 @@ def answer(opened: OpenModel, choice: MapChoice, question: Question, key: str) -
 def _read_spot(click: Any) -> Spot | None:
     try:
         image = click.get("image")
-        spot = Spot(float(click["x"]), float(click["y"]), None if image is None else int(image))
+        what = click["what"] if click.get("what") in ("pin", "nothing") else "crosshair"
+        spot = Spot(float(click["x"]), float(click["y"]), None if image is None else int(image), what)
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
         return None
     return spot if math.isfinite(spot.x) and math.isfinite(spot.y) else None
@@ -267,8 +270,8 @@ def _read_spot(click: Any) -> Spot | None:
 def _read_selection(selection: Any) -> Selection | None:
     try:
         outline = tuple((float(x), float(y)) for x, y in selection["outline"])
-        hidden = tuple(int(label) for label in selection["hidden"])
-    except (KeyError, TypeError, ValueError):
+        hidden = tuple(label for label in map(int, selection["hidden"]) if 0 <= label < 256)
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
     is_sound = len(outline) <= 400 and all(math.isfinite(value) for corner in outline for value in corner)
     return Selection(outline, hidden) if is_sound else None
@@ -278,7 +281,7 @@ def _read_question(question: Any) -> Question | None:
     try:
         z = torch.tensor(question["z"], dtype=torch.float32)
         token = int(question["token"])
-    except (KeyError, TypeError, ValueError, RuntimeError):
+    except (KeyError, TypeError, ValueError, OverflowError, RuntimeError):
         return None
     is_sound = z.ndim == 2 and 0 < len(z) <= MAX_QUESTIONS and bool(z.isfinite().all())
     return Question(token, z) if is_sound else None

@@ -1,7 +1,7 @@
 // What one can choose above the map: layers, colours, ways to select; and the legend below it.
 
 const LAYERS = {
-  points: ["Points", "The held-out images, each at its code"],
+  points: ["Points", "The images, each at its code"],
   pictures: ["Pictures", "What the model decodes all over the plane; finer as you zoom in"],
   regions: ["Class regions", `The class of most of the ${N_VOTES} nearest codes; pale where they disagree`],
   density: ["Density", "Where the codes lie densest: bands with as much of them as the prior has within 1, 2 and 3 σ"],

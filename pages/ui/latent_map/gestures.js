@@ -18,7 +18,7 @@ class Gestures {
     listen("onpointerrawupdate" in window ? "pointerrawupdate" : "pointermove", this.hover);
     listen("pointerup", this.up);
     listen("pointercancel", this.cancel);
-    listen("pointerleave", () => map.leave());
+    listen("pointerleave", (event) => event.pointerType !== "touch" && map.leave()); // a lifted finger leaves too
     listen("wheel", this.wheel, { passive: false });
     listen("keydown", this.key);
   }
@@ -32,11 +32,29 @@ class Gestures {
     if (event.button !== 0) return;
     this.canvas.setPointerCapture(event.pointerId);
     const [px, py] = this.at(event);
+    const isFirst = this.pointers.size === 0;
+    if (!isFirst) this.undo();
     this.pointers.set(event.pointerId, { px, py });
-    const isFirst = this.pointers.size === 1;
     this.travel = isFirst ? 0 : Infinity; // a second finger makes it a pinch, never a click
     this.kind = isFirst ? this.kindAt(px, py, event.shiftKey) : "pinch";
     this.path = [[px, py]];
+    this.before = { outline: this.map.outline, pin: this.map.pins[this.kind] };
+  }
+
+  /** Puts back what the gesture in hand has moved or drawn. */
+  undo() {
+    if (this.travel <= CLICK_SLACK) return;
+    if (this.kind === "box" || this.kind === "lasso") this.map.showOutline(this.before.outline);
+    else if (this.before.pin) this.map.movePin(this.kind, this.before.pin);
+  }
+
+  /** Ends the gesture in hand as if it had not been; returns whether there was one. */
+  abandon() {
+    if (!this.pointers.size) return false;
+    this.undo();
+    this.pointers.clear();
+    this.canvas.classList.remove("dragging");
+    return true;
   }
 
   /** pan, box, lasso, or the number of the pin that is dragged. */
@@ -97,8 +115,7 @@ class Gestures {
   }
 
   cancel(event) {
-    this.pointers.delete(event.pointerId);
-    this.canvas.classList.remove("dragging");
+    if (this.pointers.has(event.pointerId)) this.abandon();
   }
 
   hover(event) {
@@ -117,14 +134,22 @@ class Gestures {
     const here = view.toScreen(spot), step = arrowStep(event);
     if (step) {
       const clamp = (value, limit) => Math.min(limit - 1, Math.max(1, value));
-      map.moveSpot(view.toData(clamp(here[0] + step[0], view.width), clamp(here[1] + step[1], view.height)));
+      map.stepSpot(view.toData(clamp(here[0] + step[0], view.width), clamp(here[1] + step[1], view.height)));
     } else if (event.key === "Enter" || event.key === " ") map.pin(spot);
-    else if (event.key === "Escape") map.clear();
+    else if (event.key === "Escape") this.escape();
     else if (event.key === "+" || event.key === "=") map.zoomAt(...here, 1.5);
     else if (event.key === "-") map.zoomAt(...here, 1 / 1.5);
     else if (event.key === "0") map.fit();
     else return;
     event.preventDefault();
+  }
+
+  /** One thing at a time: the gesture or the tool in hand, the selection, the pins. */
+  escape() {
+    const { map } = this, isEnded = this.abandon();
+    if (isEnded || map.tool) map.setTool(null);
+    else if (map.outline.length) map.clearSelection();
+    else map.clearPins();
   }
 }
 

@@ -3,34 +3,59 @@
 const LINK_DELAY = 300; // milliseconds; browsers refuse an address that changes too often
 
 const NO_LAYERS = "none";
-const isFinitePair = (numbers) => numbers.length >= 2 && numbers.every(Number.isFinite);
+const MAX_PINS = 2;
+const MAX_PLACE = 1e6; // further out there is no map, and float32 has no room
 
-/** The address -> {view, pins, layers, colour, hidden}, null for what it does not hold. Throws if it can't be read. */
+/**
+ * The address -> {view, pins, layers, colour, hidden}, null for what it does not hold, and unread: the names of those
+ * that can't be read.
+ */
 function readLink(search) {
   const fields = new URLSearchParams(search);
-  const numbers = (text) => {
-    const parts = text.split(",").map(Number);
-    if (!isFinitePair(parts)) throw new RangeError(text);
-    return parts;
-  };
-  const check = (isGood, value) => {
-    if (!isGood) throw new RangeError(value);
-    return value;
-  };
-  const known = (name) => check(name in LAYERS, name);
-  const whole = (label) => check(Number.isInteger(label), label);
-  const get = (name, read) => (fields.has(name) ? read(fields.get(name)) : null);
-  return {
-    view: get("view", (text) => {
-      const [x, y, width] = numbers(text);
-      if (!(width > 0)) throw new RangeError(text);
-      return { x, y, width };
-    }),
-    pins: get("pins", (text) => text.split(";").filter(Boolean).slice(0, 2).map(numbers).map(([x, y]) => ({ x, y }))),
-    layers: get("layers", (text) => (text === NO_LAYERS ? [] : text.split(",").map(known))),
-    colour: get("colour", (text) => text),
-    hidden: get("hidden", (text) => text.split(",").map(Number).map(whole)),
-  };
+  const link = { unread: [] };
+  for (const [name, read] of Object.entries(LINK_FIELDS)) {
+    try {
+      link[name] = fields.has(name) ? read(fields.get(name)) : null;
+    } catch {
+      link[name] = null;
+      link.unread.push(name);
+    }
+  }
+  return link;
+}
+
+const LINK_FIELDS = {
+  view(text) {
+    const [x, y, width] = readPlace(text);
+    return { x, y, width: checked(width, width > 0) };
+  },
+  pins(text) {
+    const places = text.split(";").filter(Boolean).map(readPlace);
+    return checked(places, places.length <= MAX_PINS).map(([x, y]) => ({ x, y }));
+  },
+  layers: (text) => (text === NO_LAYERS ? [] : text.split(",").map(readLayer)),
+  colour: (text) => text,
+  hidden: (text) => text.split(",").filter(Boolean).map(readLabel),
+};
+
+/** Numbers that can be a place on a map. */
+function readPlace(text) {
+  const numbers = text.split(",").map(Number);
+  return checked(numbers, numbers.length >= 2 && numbers.every((number) => Math.abs(number) <= MAX_PLACE));
+}
+
+function readLayer(name) {
+  return checked(name, Object.hasOwn(LAYERS, name));
+}
+
+function readLabel(text) {
+  const label = Number(text);
+  return checked(label, Number.isInteger(label) && label >= 0 && label < 256);
+}
+
+function checked(value, isGood) {
+  if (!isGood) throw new RangeError(value);
+  return value;
 }
 
 /** Puts what the map shows into an address's fields and leaves its other fields as they are. */

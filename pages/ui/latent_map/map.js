@@ -6,12 +6,16 @@ const MOVE_TIME = 450; // milliseconds that points take to a new place
 const N_SAMPLES = 50; // of a posterior
 const TILE_DELAY = 150; // milliseconds between two looks at tiles that are being made
 const MAX_CORNERS = 400; // of an outline that the server is told
+const REPORT_DELAY = 300; // milliseconds that the crosshair rests before the server is told
+const RING_REACH = 22; // CSS pixels from a pin within which the ring lies over it
+const ALL_HIDDEN = "All classes are hidden, so there is no image to pick.";
 const CROSSHAIR = "M8,0 A8,8 0 1 1 -8,0 A8,8 0 1 1 8,0 M5,0 H14 M-5,0 H-14 M0,5 V14 M0,-5 V-14"; // about its middle
 
 class LatentMap {
   constructor(root) {
     this.root = root; // .latent-map
     this.pins = []; // up to two spots, {x, y, index}: index is that of the image that the spot stands for, or null
+    this.active = 0; // the pin last touched: the posterior and the neighbours below the map are its
     this.outline = []; // of the selection, spots
     this.tool = null; // box, lasso or null
     [this.n_new, this.lastTiles] = [0, 0]; // tiles that were made but not drawn yet, and when some were drawn
@@ -45,7 +49,8 @@ class LatentMap {
                 <path d="M1,4 V1 H4 M8,1 H11 V4 M11,8 V11 H8 M4,11 H1 V8"/></svg></button>
           </div>
           <span id="map-help" class="sr-only">Arrow keys move the crosshair, Shift makes the steps finer, Enter pins
-            the spot under it, Escape clears the pins, plus and minus zoom, 0 shows all points.</span>
+            the spot under it, Escape ends a drag, the selection or the pins, plus and minus zoom, 0 shows all
+            points.</span>
           <span class="sr-only" role="status" aria-live="polite"></span>
         </div>
         <div class="scale" hidden></div>
@@ -115,6 +120,8 @@ class LatentMap {
     this.idle.stop();
     clearInterval(this.themeTimer);
     clearTimeout(this.linkTimer);
+    clearTimeout(this.reportTimer);
+    this.pictures?.stop?.();
     cancelAnimationFrame(this.frame);
     cancelAnimationFrame(this.showFrame);
     cancelAnimationFrame(this.tileFrame);
@@ -133,6 +140,7 @@ class LatentMap {
     this.plane = new Plane(data);
     this.decoder = data.weights ? makeDecoder(this.header, toFloats(data.weights)) : null;
     const ask = (question) => this.tell("decode", question);
+    this.pictures?.stop?.();
     this.pictures = this.decoder ? new LocalPictures(this.decoder) : new RemotePictures(ask);
     this.classColours = this.header.colours.map(fromHex);
     this.tileLayers = {}; // made when first shown
@@ -145,13 +153,12 @@ class LatentMap {
       this.view.extent = this.plane.extent();
       this.plane.hidden = before.hidden;
     }
-    this.pins = this.pins.map((pin) => this.settle(pin));
-    this.spot = this.pins.at(-1) ?? this.spot ?? { x: 0, y: 0, index: null };
-    if (isNew && this.pins.length) this.reportSpot();
+    this.settlePins();
+    if (isNew && (this.pins.length || this.plane.hidden.size)) this.reportSpot();
     this.moveFrom(before);
     buildLegend(this.legend, this.plane, this.classColours, (label) => this.toggleClass(label));
-    this.say("");
-    this.setColour(this.colour);
+    this.showNotice();
+    this.showColour();
     this.resize();
     this.showPins();
     this.show(this.spot);
@@ -173,47 +180,60 @@ class LatentMap {
   restore() {
     const { id, linked, tools } = this.header;
     const settings = (tools && tabMemory.read("settings")) || {};
-    let link = {}, kept = tabMemory.read(id) ?? {};
-    try {
-      if (linked) link = readLink(location.search);
-    } catch {
-      this.problem = "The link's view can't be read, so the whole map is shown.";
-      kept = {};
+    const link = readLink(linked ? location.search : "");
+    if (link.view && !this.view.reaches(link.view)) {
+      link.view = null;
+      link.unread.push("view");
     }
-    if (link.view || link.pins) kept = {}; // a link that says where shows just that
-    const known = ({ name }) => name === (link.colour ?? settings.colour);
+    const saysWhere = link.view || link.pins || link.unread.length; // then that is all that is shown
+    const last = tabMemory.read(id) ?? {}, kept = saysWhere ? {} : last;
     const place = link.view ?? kept.view;
     if (place) this.view.show(place);
-    this.pins = link.pins ?? kept.pins ?? [];
+    this.pins = link.pins ?? kept.pins?.filter(Boolean) ?? [];
+    this.active = this.pins.length - 1;
+    this.wantedColour = link.colour ?? settings.colour ?? "";
+    const { unread } = link;
+    if (link.colour && link.colour !== settings.colour && !this.colour) unread.push("colour");
+    this.problem = unread.length ? `What the link says of ${unread.join(" and ")} can't be read and is left out.` : "";
     this.spot = kept.spot ?? null;
     this.wanted = link.layers ?? settings.layers ?? DEFAULT_LAYERS; // also those that mean nothing on this map
     this.layers = this.wanted.filter((name) => this.available.includes(name));
-    this.colour = this.header.values.some(known) ? (link.colour ?? settings.colour) : "";
-    this.plane.hidden = new Set(link.hidden ?? []);
-    this.outline = [];
+    this.plane.hidden = new Set(link.hidden ?? kept.hidden ?? []);
+    this.outline = kept.outline ?? [];
+    if (last.outline?.length) this.tellSelection(); // the server may still have that one, or be another
     this.tool = null;
+  }
+
+  /** The number that colours the points, where this map has the one that is wanted; else "", by class. */
+  get colour() {
+    return this.header.values.some(({ name }) => name === this.wantedColour) ? this.wantedColour : "";
   }
 
   /** Writes down what is shown: for this tab, and for the address where the page's link means this map. */
   remember() {
     const view = this.view.place();
     const pins = this.pins.map(({ x, y }) => ({ x, y }));
-    const { wanted: layers, colour } = this;
-    tabMemory.write(this.header.id, { view, pins, spot: this.spot });
-    if (this.header.tools) tabMemory.write("settings", { layers, colour });
+    const { wanted: layers, colour, outline } = this, hidden = [...this.plane.hidden];
+    tabMemory.write(this.header.id, { view, pins, spot: this.spot, outline, hidden });
+    if (this.header.tools) tabMemory.write("settings", { layers, colour: this.wantedColour });
     if (!this.header.linked) return;
     clearTimeout(this.linkTimer);
     this.linkTimer = setTimeout(() => {
       const usual = String(layers) === String(DEFAULT_LAYERS);
-      const state = { view, pins, layers: usual ? null : layers, colour, hidden: [...this.plane.hidden] };
+      const state = { view, pins, layers: usual ? null : layers, colour, hidden };
       const fields = linkWith(location.search, state);
       history.replaceState(history.state, "", `${location.pathname}${fields && `?${fields}`}${location.hash}`);
     }, LINK_DELAY);
   }
 
-  /** A line under the map: what the server found wrong with the data, and what went wrong here. */
+  /** Says what went wrong here. */
   say(sentence) {
-    this.problem = sentence || this.problem;
+    this.problem = sentence;
+    this.showNotice();
+  }
+
+  /** A line under the map: what the server found wrong with the data, and what went wrong here. */
+  showNotice() {
     this.notice.textContent = [...this.header.notices, this.problem].filter(Boolean).join(" ");
   }
 
@@ -261,25 +281,28 @@ class LatentMap {
   }
 
   setColour(colour) {
-    this.colour = colour;
+    this.wantedColour = colour;
+    this.showColour();
+  }
+
+  showColour() {
     this.colourPoints();
     this.showControls();
   }
 
   setLayers(layers) {
-    const hadPosterior = this.layers.includes("posterior");
+    const hadPosterior = this.hasPosterior;
     const others = this.wanted.filter((name) => !this.available.includes(name)); // for maps where they mean something
     this.layers = layers;
     this.wanted = Object.keys(LAYERS).filter((name) => layers.includes(name) || others.includes(name));
-    if (!hadPosterior && layers.includes("posterior")) {
-      if (!this.pins.length) this.pins = [this.spot];
-      this.pins = this.pins.map((pin) => this.settle(pin));
-      this.spot = this.pins.at(-1);
-    }
-    this.showPins();
-    this.show(this.spot);
+    if (this.hasPosterior && !this.pins.length) this.pins = [this.spot];
+    if (this.hasPosterior !== hadPosterior) this.settleAgain();
     this.showControls();
     this.redraw();
+  }
+
+  get hasPosterior() {
+    return this.layers.includes("posterior");
   }
 
   setTool(tool) {
@@ -296,7 +319,10 @@ class LatentMap {
   toggleClass(label) {
     const { hidden } = this.plane;
     if (!hidden.delete(label)) hidden.add(label);
+    this.say("");
     this.colourPoints();
+    if (this.picksImages) this.settleAgain();
+    if (this.outline.length) this.tellSelection();
     this.remember();
   }
 
@@ -355,11 +381,34 @@ class LatentMap {
 
   // Spots and pins
 
-  /** The spot that a place stands for: itself; an image's, if the plane has no way back or a posterior is asked for. */
+  /** Whether a place stands for an image: the plane has no way back, or a posterior is asked for. */
+  get picksImages() {
+    return !this.plane.invertible || this.hasPosterior;
+  }
+
+  /** The spot that a place stands for: itself, or that of the nearest image; null if all images are hidden. */
   settle({ x, y }) {
-    const wantsImage = !this.plane.invertible || this.layers.includes("posterior");
-    const index = wantsImage ? (this.plane.nearest({ x, y })?.index ?? null) : null;
-    return index === null ? { x, y, index } : { ...this.plane.spotOf(index), index };
+    if (!this.picksImages) return { x, y, index: null };
+    const index = this.plane.nearest({ x, y })?.index;
+    return index === undefined ? null : { ...this.plane.spotOf(index), index };
+  }
+
+  settlePins() {
+    const settled = this.pins.map((pin) => this.settle(pin));
+    this.pins = settled.filter(Boolean);
+    if (settled.includes(null)) this.problem = ALL_HIDDEN;
+    this.active = Math.min(this.active, this.pins.length - 1);
+    const { x, y } = this.spot ?? { x: 0, y: 0 };
+    this.spot = this.pins[this.active] ?? { x, y, index: null };
+  }
+
+  /** What places stand for has changed: so have pins, pictures and neighbours. */
+  settleAgain() {
+    this.settlePins();
+    this.showPins();
+    this.show(this.spot);
+    this.showNotice();
+    this.reportSpot();
   }
 
   /** The crosshair goes there; what lies there is said. */
@@ -368,13 +417,22 @@ class LatentMap {
     this.remember();
     this.placeMarks();
     this.show(spot);
-    this.status.textContent = this.describe(spot);
+    this.hover.textContent = this.status.textContent = this.describe(spot);
+  }
+
+  /** With no pin, the neighbours below the map are the crosshair's: they follow it when it rests. */
+  stepSpot(spot) {
+    this.moveSpot(spot);
+    clearTimeout(this.reportTimer);
+    if (!this.pins.length) this.reportTimer = setTimeout(() => this.reportSpot(), REPORT_DELAY);
   }
 
   /** Pins a spot: the two latest stay. */
   pin(place) {
     const spot = this.settle(place);
+    if (!spot) return this.say(ALL_HIDDEN);
     this.pins = [...this.pins.slice(-1), spot];
+    this.active = this.pins.length - 1;
     this.moveSpot(spot);
     this.showPins();
     this.redraw();
@@ -382,28 +440,29 @@ class LatentMap {
   }
 
   movePin(k, place) {
+    if (!this.pins[k]) return; // cleared while it was dragged
     this.pins[k] = this.settle(place);
+    this.active = k;
     this.moveSpot(this.pins[k]);
     this.showPins();
     if (this.posterior) this.redraw();
   }
 
+  /** Tells the server whose neighbours to show: the last touched pin's, else the crosshair's, if it stands for a z. */
   reportSpot() {
     this.remember();
-    const { x, y, index } = this.spot;
-    this.tell("click", { x, y, image: index === null ? null : index * this.header.stride });
-  }
-
-  clear() {
-    this.clearPins();
-    this.clearSelection();
+    const pin = this.pins[this.active], { x, y } = pin ?? this.spot;
+    const { z, index } = this.zOf(pin ?? this.spot);
+    const what = !z ? "nothing" : pin ? "pin" : "crosshair";
+    this.tell("click", { x, y, image: index === null ? null : index * this.header.stride, what });
   }
 
   clearPins() {
+    if (!this.pins.length) return;
     this.pins = [];
     this.showPins();
     this.redraw();
-    this.remember();
+    this.reportSpot();
   }
 
   describe(spot) {
@@ -437,7 +496,7 @@ class LatentMap {
   decodeShown() {
     const spot = (this.decoded = this.shown);
     const { z, index } = this.zOf(spot);
-    if (!z) return;
+    if (!z) return this.panel.showNoMain(ALL_HIDDEN);
     const where = spot === this.spot ? "decoded at the crosshair" : "decoded under the pointer";
     const whose = index !== null && `decoded from the z of ${this.nameOf(index)}`;
     const caption = !whose ? where : this.plane.invertible ? whose : `${whose}, the nearest encoded`;
@@ -472,8 +531,8 @@ class LatentMap {
   }
 
   showPosterior() {
-    const index = this.layers.includes("posterior") ? this.pins.at(-1)?.index : null;
-    if (index === null || index === undefined) {
+    const index = this.hasPosterior ? (this.pins[this.active]?.index ?? null) : null;
+    if (index === null) {
       this.posterior = null;
       this.panel.hidePosterior();
     } else {
@@ -486,7 +545,8 @@ class LatentMap {
 
   showSample() {
     const { posterior } = this;
-    const whose = `q(z|x) of ${this.nameOf(posterior.index)}: an ellipse at 1 σ and at 2 σ, ${N_SAMPLES} samples`;
+    const image = this.nameOf(posterior.index), pin = PIN_NAMES[this.active];
+    const whose = `Pin ${pin}: q(z|x) of ${image}, an ellipse at 1 σ and at 2 σ, ${N_SAMPLES} samples`;
     this.pictures.draw("posterior", [posterior.mu, posterior.z()], (sources) => {
       this.panel.showPosterior(posterior, whose, sources);
     });
@@ -527,8 +587,9 @@ class LatentMap {
   }
 
   clearSelection() {
-    if (this.outline.length) this.tell("selection", { outline: [], hidden: [] });
+    const hadOutline = this.outline.length > 0;
     this.outline = [];
+    if (hadOutline) this.tellSelection();
     this.setTool(null);
     this.redraw();
   }
@@ -539,11 +600,16 @@ class LatentMap {
     this.select();
   }
 
-  /** Tells the server the outline; what lies inside is found there, where the images are. */
   select() {
+    this.outline = thin(this.outline, MAX_CORNERS);
     this.setTool(null);
     this.redraw();
-    const outline = thin(this.outline, MAX_CORNERS).map(({ x, y }) => [x, y]);
+    this.tellSelection();
+  }
+
+  /** Tells the server the outline; what lies inside is found there, where the images are. */
+  tellSelection() {
+    const outline = this.outline.map(({ x, y }) => [x, y]);
     this.tell("selection", { outline, hidden: [...this.plane.hidden] });
   }
 
@@ -643,7 +709,17 @@ class LatentMap {
     this.ring.hidden = !this.posterior;
     if (!this.posterior) return;
     const [px, py] = this.view.toScreen(this.posterior.spot());
+    this.freeThePin(px, py);
     this.ring.style.transform = `translate(${px}px, ${py}px) translate(-50%, -50%)`;
+  }
+
+  /** Where the posterior is so small that the ring lies over its pin, a drag there means the pin. */
+  freeThePin(px, py) {
+    const [x, y] = this.view.toScreen(this.posterior.centre);
+    const isSmall = 2 * this.posterior.ellipse().long * this.view.scale < RING_REACH;
+    const isOver = isSmall && Math.hypot(px - x, py - y) < RING_REACH;
+    this.ring.classList.toggle("over-pin", isOver);
+    this.panel.showRingHint(isOver);
   }
 }
 

@@ -34,7 +34,7 @@ class Panel {
           <figure><img alt="Decoded sample of the posterior" decoding="sync">
             <figcaption>decode(sample)</figcaption></figure>
         </div>
-        <p>Drag the ring on the map: it is the sample z&nbsp;=&nbsp;mu&nbsp;+&nbsp;σ&nbsp;·&nbsp;ε.</p>
+        <p>The ring on the map is the sample z&nbsp;=&nbsp;mu&nbsp;+&nbsp;σ&nbsp;·&nbsp;ε. <span class="ring"></span></p>
         <div class="scroll"><table>
           <thead><tr><th></th><th>mu</th><th>σ</th><th>ε</th><th>z</th></tr></thead><tbody></tbody>
         </table></div>
@@ -48,6 +48,7 @@ class Panel {
     this.zLine = find(".z");
     this.pins = find(".pins");
     this.posterior = find(".posterior");
+    this.ringHint = find(".ring");
     element.addEventListener("click", (event) => act[event.target.closest("button")?.dataset.do]?.());
   }
 
@@ -55,6 +56,13 @@ class Panel {
     this.picture.src = source;
     this.caption.textContent = caption;
     this.zLine.textContent = `z = ${zText(z)}`;
+  }
+
+  /** There is nothing to decode, for this reason. */
+  showNoMain(reason) {
+    this.picture.removeAttribute("src");
+    this.caption.textContent = reason;
+    this.zLine.textContent = "";
   }
 
   /** pins: none, or up to two of {source, z}. */
@@ -67,8 +75,13 @@ class Panel {
       figure.querySelector("span").textContent = zText(pins[k].z.slice(0, 4)) + (pins[k].z.length > 4 ? " …" : "");
     });
     this.pins.querySelector(".distance").textContent = pins.length === 2
-      ? `‖z_A − z_B‖ = ${distance(pins[0].z, pins[1].z).toFixed(2)}`
+      ? `‖zᴀ − zʙ‖ = ${distance(pins[0].z, pins[1].z).toFixed(2)}`
       : "Click another spot to compare it with this one.";
+  }
+
+  /** isOver: whether the ring lies over the pin, where it can't be dragged. */
+  showRingHint(isOver) {
+    this.ringHint.textContent = isOver ? "Zoom to it, then drag the ring." : "Drag it.";
   }
 
   hidePosterior() {

@@ -48,6 +48,8 @@ class LocalPictures {
   }
 }
 
+const ANSWER_TIME = 5000; // milliseconds, after which an answer counts as lost
+
 /** Pictures that the server decodes: one question under way at a time, and of each purpose only the latest waits. */
 class RemotePictures {
   constructor(send) {
@@ -55,6 +57,7 @@ class RemotePictures {
     this.waiting = new Map();
     this.token = 0;
     this.asked = null;
+    this.timer = 0;
   }
 
   draw(purpose, zs, use) {
@@ -63,17 +66,29 @@ class RemotePictures {
   }
 
   ask() {
-    const isLate = this.asked && performance.now() - this.asked.time > 5000; // an answer was lost on the way
-    if ((this.asked && !isLate) || !this.waiting.size) return;
-    this.asked = { token: ++this.token, time: performance.now(), jobs: [...this.waiting.values()] };
+    if (this.asked || !this.waiting.size) return;
+    this.asked = { token: ++this.token, jobs: new Map(this.waiting) };
     this.waiting.clear();
-    this.send({ token: this.token, z: this.asked.jobs.flatMap((job) => job.zs.map((z) => Array.from(z))) });
+    this.timer = setTimeout(() => this.askAgain(), ANSWER_TIME);
+    this.send({ token: this.token, z: [...this.asked.jobs.values()].flatMap((job) => job.zs.map((z) => Array.from(z))) });
+  }
+
+  /** The answer was lost on the way: the same once more, but for what has been overtaken meanwhile. */
+  askAgain() {
+    this.waiting = new Map([...this.asked.jobs, ...this.waiting]);
+    this.asked = null;
+    this.ask();
+  }
+
+  stop() {
+    clearTimeout(this.timer);
   }
 
   receive({ token, pictures }) {
     if (token !== this.asked?.token) return;
+    this.stop();
     let start = 0;
-    for (const { zs, use } of this.asked.jobs) use(pictures.slice(start, (start += zs.length)));
+    for (const { zs, use } of this.asked.jobs.values()) use(pictures.slice(start, (start += zs.length)));
     this.asked = null;
     this.ask();
   }

@@ -2,6 +2,7 @@
 
 const MAX_ZOOM = 200; // from where all points are in view
 const MIN_ZOOM = 1 / 8;
+const REACH = 4; // widths and heights of the extent that the middle of the view may lie from the extent's
 
 class View {
   /** extent: {x, y, width, height} of nearly all points, in data units, about its middle. */
@@ -55,7 +56,17 @@ class View {
     if (!this.width) return;
     const { extent } = this, fit = this.fitScale();
     if (!this.isOwn) [this.x, this.y, this.scale] = [extent.x, extent.y, fit];
-    this.scale = Math.min(fit * MAX_ZOOM, Math.max(fit * MIN_ZOOM, this.scale));
+    const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
+    this.scale = clamp(this.scale, fit * MIN_ZOOM, fit * MAX_ZOOM);
+    const [across, up] = [REACH * extent.width, REACH * extent.height];
+    this.x = clamp(this.x, extent.x - across, extent.x + across);
+    this.y = clamp(this.y, extent.y - up, extent.y + up);
+  }
+
+  /** Whether a place can be the middle of the view. */
+  reaches({ x, y }) {
+    const { extent } = this;
+    return Math.abs(x - extent.x) <= REACH * extent.width && Math.abs(y - extent.y) <= REACH * extent.height;
   }
 
   toScreen({ x, y }) {
@@ -70,6 +81,7 @@ class View {
     this.isOwn = true;
     this.x -= dx / this.scale;
     this.y += dy / this.scale;
+    this.settle();
   }
 
   /** Zooms in by a factor about a place on screen. */
@@ -81,5 +93,6 @@ class View {
     const after = this.toData(px, py);
     this.x += before.x - after.x;
     this.y += before.y - after.y;
+    this.settle();
   }
 }
