@@ -15,7 +15,7 @@ from pages.ui.latent_map import Picks, Spot, _read_question, _read_selection, _r
 from pages.ui.models import MapChoice, image_name, image_place, open_model
 from pages.ui.projections import HOLDS
 from pages.ui.selection import find_selected
-from vae import runs
+from vae import embeddings, runs
 from vae.checkpoint import SHIPPED_ROOT, find, load_latents, load_model, save_latents
 from vae.config import ModelConfig, TrainConfig
 from vae.latent import Latents
@@ -168,8 +168,8 @@ def test_the_failure_of_one_projection_is_not_told_of_another(tmp_path, monkeypa
     folder = tmp_path / "checkpoints" / "bare"
     shutil.copytree(SHIPPED_ROOT / "mnist-16d", folder)
     save_latents(folder, replace(load_latents(folder), embeddings={}), half=True)
-    failed = runs.EmbeddingStatus("umap", "failed", "It did not work.", 0.0)
-    monkeypatch.setattr(runs, "embedding_status", lambda _: failed)
+    failed = embeddings.EmbeddingStatus("umap", "failed", "It did not work.", 0.0)
+    monkeypatch.setattr(embeddings, "embedding_status", lambda _: failed)
     app = open_page("latent_map")
     app.selectbox(key="model").select("bare").run()
     app.selectbox(key="projection").select("tsne").run()
@@ -379,3 +379,36 @@ def test_a_finished_run_shows_its_figures_and_curves():
     elbo = json.loads((folder / "metrics.json").read_text())["elbo"]
     assert f"Held-out ELBO −{-elbo:.2f}" in texts(app)
     assert app.get("bidi_component")
+
+
+def test_a_public_screen_trains_and_computes_nothing(monkeypatch):
+    monkeypatch.setenv("LATENTARIUM_MODE", "read-only")
+    app = open_page("train")
+    assert not app.exception
+    assert not app.button
+    assert not app.text_input
+    assert app.selectbox(key="run").value
+    assert app.get("bidi_component")
+    runs.create("deep", ModelConfig((1, 8, 8), widths=(16,), latent_dim=4), TrainConfig("digits", epochs=1))
+    assert list(work("deep"))
+    app = open_page("latent_map")
+    app.selectbox(key="model").select("deep").run()
+    app.selectbox(key="projection").select("tsne").run()
+    assert not app.exception
+    assert "has no t-SNE" in texts(app)
+    assert not app.button
+
+
+def test_a_mode_that_is_none_is_said(monkeypatch):
+    monkeypatch.setenv("LATENTARIUM_MODE", "classroom")
+    app = open_page("train")
+    assert not app.exception
+    assert "LATENTARIUM_MODE: 'classroom' was given; choose one of single, class, read-only" in app.error[0].value
+
+
+def test_a_setting_of_the_server_that_can_not_be_is_said(monkeypatch):
+    monkeypatch.setenv("LATENTARIUM_RUNS", "many")
+    app = open_page("train")
+    next(button for button in app.button if button.label == "Start training").click().run()
+    assert not app.exception
+    assert "LATENTARIUM_RUNS: 'many' was given" in texts(app)

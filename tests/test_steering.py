@@ -121,6 +121,19 @@ def test_time_in_a_pause_is_no_training_time(endless):
     assert after.seconds - before.seconds < time.monotonic() - started - 1.4
 
 
+def test_no_step_follows_a_stop():
+    """It is looked for before each step; a look at the disk is a tenth of a second old at most."""
+    runs.create("halted", SMALL_MODEL, ENDLESS)
+    steps = []
+    for record in work("halted"):
+        steps.append(record.step)
+        if len(steps) == 5:
+            runs.request_stop("halted")
+            time.sleep(2 * worker.LOOK_SECONDS)
+    assert steps[-1] == steps[4]  # the last record is of the same step
+    assert runs.status("halted").state == "stopped"
+
+
 # Bend
 
 

@@ -50,7 +50,7 @@ LOOK_SECONDS = 0.1  # between two looks at what is asked of the run
 TURN_SECONDS = 0.25  # between two looks at the queue
 SAVE_COST = 0.02  # share of the training time that saving the results on the way may take; the same for the state
 FRAME_COST = 0.05  # share that frames of the film may take
-FRAME_SECONDS = (0.05, 0.45)  # between two frames, at least and, while the film is short, at most
+FRAME_SECONDS = (0.05, 0.4)  # between two frames, at least and, while the film is short, at most
 
 
 class Stopped(Exception):
@@ -204,6 +204,8 @@ class _Steering:
             self._wait(lambda: False, self.control.delay)
         if self.control.paused:
             self._pause()
+        if self.control.stop:
+            write_state(self.folder, "running", "Stopping; what was learnt is being saved.")
         return self.control.stop
 
     def _look(self) -> None:

@@ -10,6 +10,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from pages.ui.latent_map import axis_name, latent_map, moving_payload
 from pages.ui.models import LINKED, MapChoice, OpenModel, forget_place, open_or_stop
+from pages.ui.visitor import is_read_only
 from vae import data, embeddings
 from vae.checkpoint import CheckpointError
 from vae.latent import EMBEDDINGS
@@ -90,6 +91,9 @@ def _offer(opened: OpenModel, kind: str, height: int) -> None:
         return
     if job and job.kind == kind:
         st.error(job.message)
+    if is_read_only():
+        st.info(f"This model has no {title}.")
+        return
     st.info(f"This model has no {title} yet. It takes {DURATIONS[kind]} for 10,000 images, and is kept with the model.")
     if st.button(f"Compute the {title}", type="primary"):
         try:

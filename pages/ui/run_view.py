@@ -21,7 +21,7 @@ from vae.processes import ACTIVE_STATES, RunError
 from vae.runs import RunStatus
 from vae.train import N_LIVE_HELD_OUT
 
-REFRESH_SECONDS = 0.5
+REFRESH_SECONDS = 0.4
 FIRST_RECORD_SECONDS = 0.6  # that a page which has just started a run waits for the first point of its curve
 SLOW_DELAY = 0.25  # seconds between two batches in slow motion
 FILES = ("config.json", "history.jsonl", FILM_FILE, LIVE_FILE, "model.safetensors")
@@ -43,7 +43,7 @@ def pick_run() -> str | None:
 
 
 def watch_run(name: str) -> None:
-    """Shows a run; while it goes on, twice a second anew."""
+    """Shows a run; while it goes on, again and again."""
     if st.session_state.pop("run to show", None) == name:
         _await_first_record(name)
     try:
@@ -60,7 +60,7 @@ def watch_run(name: str) -> None:
 
 
 def _await_first_record(name: str) -> None:
-    """The page renews itself twice a second; whoever has just pressed start sees the first point before that."""
+    """The page renews itself now and then; whoever has just pressed start sees the first point before that."""
     deadline = time.monotonic() + FIRST_RECORD_SECONDS
     while time.monotonic() < deadline:
         status = runs.status(name)
