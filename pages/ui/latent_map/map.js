@@ -17,7 +17,7 @@ export default function (component) {
   const root = parentElement.querySelector(".latent-map");
   if (!root.map) root.map = new LatentMap(root);
   root.map.tell = setTriggerValue; // (name, value): to the server
-  root.map.load(data);
+  if (data) root.map.load(data); // none has come yet while one map takes another's place
   return () => root.map?.destroy();
 }
 
@@ -480,7 +480,7 @@ class LatentMap {
     const near = this.plane.nearest(spot);
     const isNear = near && near.square < (NEAR / this.view.scale) ** 2;
     const parts = [];
-    if (this.header.ticks) parts.push(`${spot.x.toFixed(2)}, ${spot.y.toFixed(2)}`);
+    if (this.header.ticks) parts.push(`${decimals(spot.x)}, ${decimals(spot.y)}`);
     if (isNear) parts.push(`near ${this.header.classes[this.plane.labels[near.index]]}`);
     if (this.layers.includes("regions")) {
       const { label, votes, trust } = this.tiles("regions").voter.vote(spot);
