@@ -34,7 +34,8 @@ class Panel {
           <figure><img alt="Decoded sample of the posterior" decoding="sync">
             <figcaption>decode(sample)</figcaption></figure>
         </div>
-        <p>The ring on the map is the sample z&nbsp;=&nbsp;mu&nbsp;+&nbsp;σ&nbsp;·&nbsp;ε. <span class="ring"></span></p>
+        <p>The ring on the map is the sample z&nbsp;=&nbsp;mu&nbsp;+&nbsp;σ&nbsp;·&nbsp;ε.
+          <span class="ring"></span></p>
         <div class="scroll"><table>
           <thead><tr><th></th><th>mu</th><th>σ</th><th>ε</th><th>z</th></tr></thead><tbody></tbody>
         </table></div>
