@@ -35,5 +35,5 @@ def wait_for_another_picture(page: Page, before: np.ndarray) -> np.ndarray:
 
 
 def shown_z(page: Page) -> list[float]:
-    text = page.locator(".panel > .z").inner_text()
+    text = page.locator(".panel > .z").inner_text().replace("−", "-")
     return [float(part) for part in text.split("(")[1].split(")")[0].split(",")]

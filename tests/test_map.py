@@ -259,7 +259,8 @@ def test_points_take_the_colour_of_a_number(page, address, value, title):
     page.wait_for_timeout(300)
     assert page.locator(".stage").screenshot() != before
     low, high = (
-        float(n.replace(",", "")) for n in re.findall(r"[≤≥] (-?[\d.,]+)", page.locator(".scale").inner_text())
+        float(n.replace(",", ""))
+        for n in re.findall(r"[≤≥] (-?[\d.,]+)", page.locator(".scale").inner_text().replace("−", "-"))
     )
     latents = load_latents(SHIPPED_ROOT / "mnist-16d")
     kl = 0.5 * (latents.mu.square() + latents.logvar.exp() - 1 - latents.logvar).sum(1)
@@ -282,9 +283,8 @@ def test_a_picked_image_shows_its_posterior_and_epsilon_moves_z(new_page, addres
     assert f"image {index:,}" in panel.inner_text()
 
     def table() -> np.ndarray:
-        return np.array(
-            [[float(cell) for cell in row.split("\t")[1:]] for row in panel.locator("tbody").inner_text().split("\n")]
-        )
+        text = panel.locator("tbody").inner_text().replace("−", "-")
+        return np.array([[float(cell) for cell in row.split("\t")[1:]] for row in text.split("\n")])
 
     mu, sigma, eps, z = table().T
     np.testing.assert_allclose(mu, latents.mu[index], atol=0.006)

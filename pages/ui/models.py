@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -162,9 +162,13 @@ def project(opened: OpenModel, choice: MapChoice) -> Projection:
     return project_pca(mu) if choice.kind == "pca" else project_axes(mu)
 
 
-@st.cache_resource(max_entries=32, show_spinner=False, hash_funcs=BY_STAMP)
 def held_out_trust(opened: OpenModel, choice: MapChoice) -> float:
     """The trustworthiness of a projection, of the held-out images alone."""
+    return _held_out_trust(opened, replace(choice, hold=None))  # what is held moves no point
+
+
+@st.cache_resource(max_entries=32, show_spinner=False, hash_funcs=BY_STAMP)
+def _held_out_trust(opened: OpenModel, choice: MapChoice) -> float:
     projection, n = project(opened, choice), len(opened.latents.mu)
     return trustworthiness(projection.mu[:n], projection.points[:n])
 

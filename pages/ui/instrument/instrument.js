@@ -7,7 +7,7 @@ const MOVE_LIMITS = [200, 1000]; // milliseconds that points take on their way f
 export default function ({ data, parentElement }) {
   const root = parentElement.querySelector(".instrument");
   if (!root.instrument) root.instrument = new Instrument(root);
-  root.instrument.load(unpack(data));
+  if (data) root.instrument.load(unpack(data));
   return () => root.instrument?.destroy();
 }
 

@@ -5,6 +5,6 @@ export default function (component) {
   const root = parentElement.querySelector(".latent-map");
   if (!root.map) root.map = new LatentMap(root);
   root.map.tell = setTriggerValue; // (name, value): to the server
-  root.map.load(unpack(data));
+  if (data) root.map.load(unpack(data)); // none has come yet while one map takes another's place
   return () => root.map?.destroy();
 }

@@ -112,7 +112,7 @@ class ColourScale {
 
 /** The scale as a bar with its ends' numbers. */
 function showScale(element, title, scale) {
-  const text = (value) => Number(value.toPrecision(3)).toLocaleString("en");
+  const text = (value) => Number(value.toPrecision(3)).toLocaleString("en").replace("-", "−");
   const stops = scale.ramp.map((colour) => `rgb(${colour})`).join(", ");
   element.innerHTML = `<span class="name"></span> <span>≤ ${text(scale.low)}</span>
     <i style="background: linear-gradient(to right, ${stops})"></i> <span>≥ ${text(scale.high)}</span>`;

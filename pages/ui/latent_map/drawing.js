@@ -20,12 +20,19 @@ function beginDrawing(context, { width, height, ratio }) {
   context.clearRect(0, 0, width, height);
 }
 
-/** Text that is legible on whatever lies under it. */
+/** A number as people write it: with a minus sign, not a hyphen, and none before zero. */
+function decimals(value, n_digits = 2) {
+  const text = value.toFixed(n_digits);
+  return Number(text) === 0 ? text.replace("-", "") : text.replace("-", "−");
+}
+
+/** Text on a slip of paper, so that it is legible on whatever lies under it. */
 function drawText(context, look, string, px, py, align, alpha = 1) {
-  Object.assign(context, { font: look.font, textAlign: align, globalAlpha: alpha, lineJoin: "round", lineWidth: 4 });
-  context.strokeStyle = look.paper;
-  context.strokeText(string, px, py);
-  context.fillStyle = look.ink;
+  Object.assign(context, { font: look.font, textAlign: align });
+  const box = context.measureText(string), height = look.typeSize;
+  Object.assign(context, { fillStyle: look.paper, globalAlpha: 0.85 });
+  context.fillRect(px - box.actualBoundingBoxLeft - 2, py - 0.85 * height, box.width + 4, 1.1 * height);
+  Object.assign(context, { fillStyle: look.ink, globalAlpha: alpha });
   context.fillText(string, px, py);
   context.globalAlpha = 1;
 }
@@ -46,7 +53,7 @@ function drawGrid(context, view, look, upward) {
   const step = [1, 2, 5, 10].find((multiple) => multiple * power >= least) * power;
   const digits = Math.max(0, -Math.floor(Math.log10(step)));
   const low = view.toData(0, view.height), high = view.toData(view.width, 0);
-  const number = (i, px, py, align) => drawText(context, look, (i * step).toFixed(digits), px, py, align, 0.75);
+  const number = (i, px, py, align) => drawText(context, look, decimals(i * step, digits), px, py, align, 0.75);
   for (let i = Math.ceil(low.x / step); i * step <= high.x; i++) {
     const [px] = view.toScreen({ x: i * step, y: 0 });
     drawLine(context, look, px, 0, px, view.height, i === 0 ? 0.35 : 0.1);

@@ -469,7 +469,7 @@ class LatentMap {
     const near = this.plane.nearest(spot);
     const isNear = near && near.square < (NEAR / this.view.scale) ** 2;
     const parts = [];
-    if (this.header.ticks) parts.push(`${spot.x.toFixed(2)}, ${spot.y.toFixed(2)}`);
+    if (this.header.ticks) parts.push(`${decimals(spot.x)}, ${decimals(spot.y)}`);
     if (isNear) parts.push(`near ${this.header.classes[this.plane.labels[near.index]]}`);
     if (this.layers.includes("regions")) {
       const { label, votes, trust } = this.tiles("regions").voter.vote(spot);

@@ -6,7 +6,7 @@ const MAX_Z_SHOWN = 24; // numbers of a z in one line
 /** A z as people read it. */
 function zText(z) {
   const rest = z.length > MAX_Z_SHOWN ? `, … ${z.length - MAX_Z_SHOWN} more` : "";
-  return `(${Array.from(z).slice(0, MAX_Z_SHOWN).map((value) => value.toFixed(2)).join(", ")}${rest})`;
+  return `(${Array.from(z).slice(0, MAX_Z_SHOWN).map((value) => decimals(value)).join(", ")}${rest})`;
 }
 
 class Panel {
@@ -34,7 +34,8 @@ class Panel {
           <figure><img alt="Decoded sample of the posterior" decoding="sync">
             <figcaption>decode(sample)</figcaption></figure>
         </div>
-        <p>The ring on the map is the sample z&nbsp;=&nbsp;mu&nbsp;+&nbsp;σ&nbsp;·&nbsp;ε. <span class="ring"></span></p>
+        <p>The ring on the map is the sample z&nbsp;=&nbsp;mu&nbsp;+&nbsp;σ&nbsp;·&nbsp;ε.
+          <span class="ring"></span></p>
         <div class="scroll"><table>
           <thead><tr><th></th><th>mu</th><th>σ</th><th>ε</th><th>z</th></tr></thead><tbody></tbody>
         </table></div>
@@ -74,8 +75,8 @@ class Panel {
       figure.querySelector("img").src = pins[k].source;
       figure.querySelector("span").textContent = zText(pins[k].z.slice(0, 4)) + (pins[k].z.length > 4 ? " …" : "");
     });
-    this.pins.querySelector(".distance").textContent = pins.length === 2
-      ? `‖zᴀ − zʙ‖ = ${distance(pins[0].z, pins[1].z).toFixed(2)}`
+    this.pins.querySelector(".distance").innerHTML = pins.length === 2
+      ? `‖z<sub>A</sub> − z<sub>B</sub>‖ = ${decimals(distance(pins[0].z, pins[1].z))}`
       : "Click another spot to compare it with this one.";
   }
 
@@ -96,7 +97,7 @@ class Panel {
     this.posterior.querySelector(".held").hidden = posterior.mu.length <= 2;
     const z = posterior.z();
     const row = (mu, d) => {
-      const numbers = [mu, posterior.sigma[d], posterior.eps[d], z[d]].map((value) => value.toFixed(2));
+      const numbers = [mu, posterior.sigma[d], posterior.eps[d], z[d]].map((value) => decimals(value));
       return `<tr>${[`z${subscript(d + 1)}`, ...numbers].map((text) => `<td>${text}</td>`).join("")}</tr>`;
     };
     this.posterior.querySelector("tbody").innerHTML = posterior.mu.map(row).join("");

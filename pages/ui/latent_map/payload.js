@@ -70,7 +70,8 @@ class RemotePictures {
     this.asked = { token: ++this.token, jobs: new Map(this.waiting) };
     this.waiting.clear();
     this.timer = setTimeout(() => this.askAgain(), ANSWER_TIME);
-    this.send({ token: this.token, z: [...this.asked.jobs.values()].flatMap((job) => job.zs.map((z) => Array.from(z))) });
+    const jobs = [...this.asked.jobs.values()];
+    this.send({ token: this.token, z: jobs.flatMap((job) => job.zs.map((z) => Array.from(z))) });
   }
 
   /** The answer was lost on the way: the same once more, but for what has been overtaken meanwhile. */
