@@ -99,6 +99,7 @@ def kill_server(name: str, n_kills: int, chance: random.Random) -> int:
                 page.get_by_label("Name").fill(name)
                 page.get_by_role("button", name="Start training").click()
                 wait_for(lambda: any(run.summary.name == name for run in runs.list_runs()), "the run")
+                wait_for(lambda: read_film(find(name)), "its first frame")
             time.sleep(chance.uniform(0, LIFE))
             n_killed += runs.status(name).is_active
             os.kill(server.pid, signal.SIGKILL)

@@ -28,11 +28,16 @@ pages = {
     ),
     "pages/train.py": (
         "Train",
-        "Train a model of your own and watch its loss fall, term by term.",
+        "Train a model of your own, watch its map form, change β under way, play it back.",
         ":material/show_chart:",
     ),
+    "pages/runs.py": (
+        "Runs",
+        "All that was trained: compare the curves, train on, begin another like it.",
+        ":material/table:",
+    ),
 }
-for column, (page, (title, text, icon)) in zip(st.columns(3), pages.items(), strict=True):
+for column, (page, (title, text, icon)) in zip(st.columns(4), pages.items(), strict=True):
     with column.container(border=True):
         st.page_link(page, label=f"**{title}**", icon=icon)
         st.markdown(text)

@@ -192,8 +192,9 @@ def test_training_grows_curves_survives_a_refresh_and_stops_with_what_it_learnt(
     page.get_by_text("what was learnt is kept").wait_for()
     page.get_by_text("Held-out ELBO").first.wait_for()
     page.get_by_role("link", name="Open on the map").click()
+    page.wait_for_url("**/latent_map?*model=seen*")
+    page.get_by_role("heading", name="Latent map", exact=True).wait_for()
     wait_for_map(page)
-    assert "model=seen" in page.url
 
 
 def test_a_data_set_out_of_reach_is_one_sentence(page, address):

@@ -106,14 +106,14 @@ def test_runs_go_to_the_cluster(scheduler):
     status = runs.status("waiting")
     assert status.state == "interrupted"
     assert "does not answer: start it, as with `dask scheduler`, or correct its address. Then resume" in status.message
+    with pytest.raises(RunError, match="does not answer"):
+        runs.resume("waiting")
+    assert runs.status("waiting").state == "interrupted"
     step = runs.status("one").records[-1].step
     wait_until(lambda: runs.status("one").records[-1].step > step)
     for name in ("one", "two"):
         runs.request_stop(name)
         wait_until(lambda name=name: runs.status(name).state == "stopped")
-    with pytest.raises(RunError, match="does not answer"):
-        runs.resume("waiting")
-    assert runs.status("waiting").state == "interrupted"
 
 
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "no address at all", "tcp://"])

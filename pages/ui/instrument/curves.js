@@ -231,7 +231,8 @@ class Chart {
   /** Where someone changed a setting. */
   drawMarks() {
     const [low, high] = this.curves.shown;
-    const shown = this.curves.marks.filter(({ epoch }) => epoch >= low && epoch <= high);
+    const slack = 1e-6 * high; // records travel as float32, marks do not
+    const shown = this.curves.marks.filter(({ epoch }) => epoch >= low - slack && epoch <= high + slack);
     this.marks.replaceChildren(...shown.map(({ epoch, text }, k) => {
       const x = this.x(epoch), group = svg("g");
       svg("line", { x1: x, x2: x, y1: CHART.top, y2: CHART.height - CHART.bottom }, group);
