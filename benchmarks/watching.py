@@ -6,8 +6,9 @@
 Four figures, on real MNIST (784-512-256-2, one thread) and `digits`:
 - first point: from pressing start to the first point of the curve on the page, `digits`, a server that is warm;
 - cost: the speed of a run that is filmed, and watched by a page in Chromium on the same machine, as a share of that of
-  a run that is neither, in alternating rounds; and of one that is filmed but not watched;
-- pointer: pictures that the page decodes each second under a moving pointer while that run trains, and how many
+  a run that is neither, in alternating rounds; and of one that is filmed but not watched. All after the first seconds,
+  in which there are more moments to see (film.EARLY_SECONDS);
+- pointer, in these first seconds: pictures that the page decodes each second under a moving pointer, and how many
   moments of the run arrive each second;
 - server: processor time of the app's server, as a share of one core, while ten sessions watch one run (websockets that
   say what a browser says; benchmarks/sessions.py explains them).
@@ -38,12 +39,13 @@ from websockets.exceptions import ConnectionClosed
 from benchmarks.app_server import VIEWPORT, AppServer, app_server, chromium, print_setting
 from benchmarks.report import print_table
 from vae import ModelConfig, TrainConfig, runs
+from vae.film import EARLY_SECONDS
 from vae.processes import start_worker
 
 MODEL = ModelConfig((1, 28, 28))
 TRAINING = TrainConfig("mnist", epochs=1000, device="cpu", threads=1)
 INSTRUMENT = "document.querySelector('.instrument')?.instrument"
-WARM_UP = 6.0  # seconds of a run before it is measured
+POINTER_SECONDS = 8.0
 N_SESSIONS = 10
 UNFILMED = """
 import sys
@@ -88,8 +90,6 @@ def training(name: str, is_filmed: bool = True) -> Iterator[None]:
     else:
         subprocess.Popen([sys.executable, "-c", UNFILMED, name])
     try:
-        while not (records := runs.status(name).records) or records[-1].seconds < WARM_UP:
-            time.sleep(0.1)
         yield
     finally:
         runs.request_stop(name)
@@ -98,7 +98,9 @@ def training(name: str, is_filmed: bool = True) -> Iterator[None]:
 
 
 def speed(name: str, seconds: float) -> float:
-    """Images a second."""
+    """Images a second, after the first seconds."""
+    while not (records := runs.status(name).records) or records[-1].seconds < EARLY_SECONDS + 1:
+        time.sleep(0.1)
     first = runs.status(name).records[-1]
     time.sleep(seconds)
     last = runs.status(name).records[-1]
@@ -199,15 +201,15 @@ def main() -> None:
                         alone.append(speed(f"alone-{i}", args.seconds))
                     with training(f"filmed-{i}"):
                         filmed.append(speed(f"filmed-{i}", args.seconds))
-                        page = watch(browser, server, f"filmed-{i}")
-                        page.wait_for_timeout(2000)
-                        watched.append(speed(f"filmed-{i}", args.seconds))
-                        rates = page.evaluate(MOVE_POINTER, args.seconds)
+                    with training(f"watched-{i}"):
+                        page = watch(browser, server, f"watched-{i}")
+                        rates = page.evaluate(MOVE_POINTER, POINTER_SECONDS)
                         pictures.append(rates[0])
                         moments.append(rates[1])
+                        watched.append(speed(f"watched-{i}", args.seconds))
                         page.context.close()
             with training("many"):
-                share = asyncio.run(sessions(server, "many", 2 * args.seconds))
+                share = asyncio.run(sessions(server, "many", args.seconds))
     print_table(
         ["first point, s", "images/s alone", "filmed", "filmed and watched", "pictures/s under the pointer",
          "moments/s", f"server, {N_SESSIONS} sessions, of one core"],

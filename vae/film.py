@@ -34,6 +34,7 @@ N_POINTS = 2000  # held-out images whose codes are the film's map: the first one
 N_EXAMPLES = 10  # held-out images that are shown with their reconstructions
 N_SAMPLES = 40  # decoded from the prior, the same eps in each frame
 SHEET_COLUMNS = 10
+EARLY_SECONDS = 15.0  # of training: a model changes most at first, and there are frames most often
 MAX_FRAMES = 160  # then every second one goes
 MAX_FILM_BYTES = 8_000_000
 MAX_BLOCK_BYTES = 4_000_000  # of one frame; more is no film of ours

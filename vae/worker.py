@@ -30,7 +30,7 @@ from vae.checkpoint import (
 from vae.config import ConfigError, ModelConfig, TrainConfig
 from vae.data import Images
 from vae.evaluate import active_units
-from vae.film import LIVE_FILE, Camera, FilmWriter, write_live
+from vae.film import EARLY_SECONDS, LIVE_FILE, Camera, FilmWriter, write_live
 from vae.latent import Latents, encode_images, image_recon_loss
 from vae.model import VAE
 from vae.processes import RunError, locked, recorded
@@ -49,8 +49,9 @@ from vae.train import Change, Record, Training, TrainingError, fast_arithmetic, 
 LOOK_SECONDS = 0.1  # between two looks at what is asked of the run
 TURN_SECONDS = 0.25  # between two looks at the queue
 SAVE_COST = 0.02  # share of the training time that saving the results on the way may take; the same for the state
-FRAME_COST = 0.05  # share that frames of the film may take
-FRAME_SECONDS = (0.05, 0.4)  # between two frames, at least and, while the film is short, at most
+FRAME_COST, LATER_FRAME_COST = 0.03, 0.015  # share that frames of the film may take: at first, and then
+FRAME_SECONDS = (0.05, 0.4)  # between two frames at first, whatever they cost: at least and at most
+LATER_FRAME_SECONDS = 0.9  # at least
 
 
 class Stopped(Exception):
@@ -324,9 +325,13 @@ class _Filming:
         self.last_step = step
         self.writer.add(frame)
         write_live(self.folder, self.writer.still, frame, self.training.model.decoder)
-        least, most = FRAME_SECONDS
         cost = time.monotonic() - started
-        self.next_frame = started + min(most, max(least, cost / FRAME_COST)) * self.writer.stride
+        if self.training.seconds < EARLY_SECONDS:
+            least, most = FRAME_SECONDS
+            interval = min(most, max(least, cost / FRAME_COST))
+        else:
+            interval = max(LATER_FRAME_SECONDS, cost / LATER_FRAME_COST)
+        self.next_frame = started + interval * self.writer.stride
 
 
 class _Results:

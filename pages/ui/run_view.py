@@ -16,12 +16,12 @@ from pages.ui.runs_table import kl_terms, layers
 from vae import ModelConfig, TrainConfig, data, runs
 from vae.checkpoint import CheckpointError, find, load_model, read_config, read_metrics
 from vae.config import ConfigError
-from vae.film import FILM_FILE, LIVE_FILE, Camera, read_film, read_live
+from vae.film import EARLY_SECONDS, FILM_FILE, LIVE_FILE, Camera, read_film, read_live
 from vae.processes import ACTIVE_STATES, RunError
 from vae.runs import RunStatus
 from vae.train import N_LIVE_HELD_OUT
 
-REFRESH_SECONDS = 0.4
+REFRESH_SECONDS, LATER_REFRESH_SECONDS = 0.4, 1.0
 FIRST_RECORD_SECONDS = 0.6  # that a page which has just started a run waits for the first point of its curve
 SLOW_DELAY = 0.25  # seconds between two batches in slow motion
 FILES = ("config.json", "history.jsonl", FILM_FILE, LIVE_FILE, "model.safetensors")
@@ -54,7 +54,8 @@ def watch_run(name: str) -> None:
         return
     st.caption(_describe(model, training))
     if status.is_active:
-        _watch_live(name)
+        every = _refresh_seconds(status)
+        st.fragment(_watch_live, run_every=every)(name, every)
     else:
         _show_ended(status, training)
 
@@ -83,15 +84,22 @@ def _describe(model: ModelConfig, training: TrainConfig) -> str:
 # Under way
 
 
-@st.fragment(run_every=REFRESH_SECONDS)
-def _watch_live(name: str) -> None:
+def _refresh_seconds(status: RunStatus) -> float:
+    """Often while much happens, and while someone holds the run; each time takes processor time from the training."""
+    is_early = not status.records or status.records[-1].seconds < EARLY_SECONDS
+    is_held = status.control.paused or status.control.delay > 0
+    return REFRESH_SECONDS if is_early or is_held else LATER_REFRESH_SECONDS
+
+
+def _watch_live(name: str, every: float) -> None:
+    """every: the seconds between two calls; when they should be others, the page is run anew."""
     try:
         status = runs.status(name)
     except CheckpointError as error:
         st.error(str(error))
         return
-    if not status.is_active:
-        st.rerun()  # the whole page: this one no longer renews itself
+    if not status.is_active or _refresh_seconds(status) != every:
+        st.rerun()
     _show_progress(status)
     if visitor.may_change(name):
         _show_controls(status)

@@ -2,6 +2,7 @@
 
 const FIRST_EXTENT = { left: -3.2, right: 3.2, bottom: -3.2, top: 3.2 }; // the prior's; it only grows
 const EXTENT_MARGIN = 0.15;
+const MOVE_FRAME = 25; // milliseconds, then comes the next frame of the screen
 const NO_WEIGHTS = "decoding works at the last epoch, whose weights are kept";
 
 /** The extent that holds these points and all before: it grows where nearly all points no longer fit. */
@@ -84,9 +85,22 @@ class FormingMap extends LatentMap {
       const share = Math.min(1, (performance.now() - start) / time);
       this.setExtent(mix(from, to, share));
       if (share === 1) this.extentMove = null;
-      else this.redraw();
+      else this.goOnMoving();
     } else if (this.view && this.pendingExtent) this.setExtent(this.extentNow ?? this.pendingExtent);
     super.draw();
+  }
+
+  /** Thirty times a second is smooth for points that drift; the training may need this processor. */
+  goOnMoving() {
+    this.moveTimer ||= setTimeout(() => {
+      this.moveTimer = null;
+      this.redraw();
+    }, MOVE_FRAME);
+  }
+
+  destroy() {
+    clearTimeout(this.moveTimer);
+    super.destroy();
   }
 
   decodeShown() {

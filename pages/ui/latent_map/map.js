@@ -619,6 +619,10 @@ class LatentMap {
     this.frame ||= requestAnimationFrame(() => this.draw());
   }
 
+  goOnMoving() {
+    this.redraw();
+  }
+
   draw() {
     cancelAnimationFrame(this.frame);
     this.frame = 0;
@@ -627,7 +631,7 @@ class LatentMap {
     this.look = readLook(this.root);
     if (this.move) {
       this.placePoints();
-      this.redraw();
+      this.goOnMoving();
     }
     this.drawUnder();
     this.drawPoints();
