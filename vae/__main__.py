@@ -7,25 +7,14 @@ import contextlib
 import json
 import signal
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from tqdm import tqdm
 
 from vae import checkpoint, data, runs
 from vae.checkpoint import CheckpointError
-from vae.config import (
-    ACTIVATIONS,
-    BETA_SCHEDULES,
-    DEVICES,
-    LIKELIHOODS,
-    NETWORKS,
-    SCHEDULES,
-    ConfigError,
-    ModelConfig,
-    TrainConfig,
-    check_integer,
-)
+from vae.config import CHOICES, ConfigError, ModelConfig, TrainConfig, check_integer
 from vae.data import DataError
 from vae.embeddings import work_embedding
 from vae.evaluate import evaluate
@@ -34,6 +23,19 @@ from vae.processes import RunError, print_to, stand_by
 from vae.train import Record, TrainingError
 from vae.worker import rehearse, work
 
+TRAIN_HELP = {  # of those options that their names do not explain
+    "channels": "conv only, image to code, as 16,32 (its default)",
+    "widths": "of the dense layers; 512,256 if mlp, 256 if conv",
+    "sigma": "gaussian only",
+    "targets": "grey values, or pixels drawn from them: once, or anew at each visit",
+    "n_samples": "iwae only: z for each image",
+    "beta": "weight of the KL",
+    "warmup_epochs": "beta rises over them",
+    "n_cycles": "of a cyclical beta",
+    "free_bits": "nats for each dimension",
+    "threads": "0: all cores but one",
+    "half": "store float16",
+}
 USER_ERRORS = (CheckpointError, ConfigError, DataError, RunError, TrainingError)
 
 
@@ -78,46 +80,35 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def add_train_arguments(parser: argparse.ArgumentParser) -> None:
-    model = {field: ModelConfig.__dataclass_fields__[field].default for field in ModelConfig.__dataclass_fields__}
-    training = {field: TrainConfig.__dataclass_fields__[field].default for field in TrainConfig.__dataclass_fields__}
+    """An option for each field of ModelConfig and TrainConfig."""
     parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
     parser.add_argument("--dataset", required=True, help=", ".join(data.DATASETS))
     parser.add_argument("--name", required=True, help="of the checkpoint's folder")
-    parser.add_argument("--network", choices=NETWORKS, default=model["network"])
-    parser.add_argument("--channels", type=integers, help="conv only, image to code, as 16,32 (its default)")
-    parser.add_argument("--widths", type=integers, help="of the dense layers; 512,256 if mlp, 256 if conv")
-    parser.add_argument("--latent-dim", type=int, default=model["latent_dim"])
-    parser.add_argument("--activation", choices=ACTIVATIONS, default=model["activation"])
-    parser.add_argument("--likelihood", choices=LIKELIHOODS, default=model["likelihood"])
-    parser.add_argument("--sigma", type=float, default=model["sigma"], help="gaussian only")
-    parser.add_argument("--beta", type=float, default=training["beta"], help="weight of the KL")
-    parser.add_argument("--beta-schedule", choices=BETA_SCHEDULES, default=training["beta_schedule"])
-    parser.add_argument("--warmup-epochs", type=float, default=training["warmup_epochs"], help="beta rises over them")
-    parser.add_argument("--n-cycles", type=int, default=training["n_cycles"], help="of a cyclical beta")
-    parser.add_argument("--free-bits", type=float, default=training["free_bits"], help="nats for each dimension")
-    parser.add_argument("--epochs", type=int, default=training["epochs"])
-    parser.add_argument("--batch-size", type=int, default=training["batch_size"])
-    parser.add_argument("--learning-rate", type=float, default=training["learning_rate"])
-    parser.add_argument("--schedule", choices=SCHEDULES, default=training["schedule"])
-    parser.add_argument("--seed", type=int, default=training["seed"])
-    parser.add_argument("--device", choices=DEVICES, default=training["device"])
-    parser.add_argument("--threads", type=int, default=training["threads"], help="0: all cores but one")
-    parser.add_argument("--half", action="store_true", help="store float16")
+    for field in (*fields(ModelConfig), *fields(TrainConfig)):
+        if field.name in ("image_shape", "dataset"):
+            continue
+        options: dict[str, Any] = {"default": field.default, "help": TRAIN_HELP.get(field.name, " ")}
+        if field.name in ("channels", "widths"):
+            options |= {"default": None, "type": integers}
+        elif isinstance(field.default, bool):
+            options["action"] = "store_true"
+        elif field.name in CHOICES:
+            options["choices"] = CHOICES[field.name]
+        else:
+            options["type"] = type(field.default)
+        parser.add_argument("--" + field.name.replace("_", "-"), **options)
     parser.add_argument("--json", action="store_true", help="print the held-out figures as JSON alone")
 
 
 def run_train(args: argparse.Namespace) -> None:
+    args.image_shape = data.dataset_info(args.dataset).image_shape
     conv = args.network == "conv"
-    channels = args.channels if args.channels is not None else ((16, 32) if conv else ())
-    widths = args.widths if args.widths is not None else ((256,) if conv else (512, 256))
-    model = ModelConfig(
-        data.dataset_info(args.dataset).image_shape, args.network, channels, widths, args.latent_dim,
-        args.activation, args.likelihood, args.sigma,
-    )  # fmt: skip
-    training = TrainConfig(
-        args.dataset, args.epochs, args.batch_size, args.learning_rate, args.schedule, args.beta, args.seed,
-        args.device, args.threads, args.half, args.beta_schedule, args.warmup_epochs, args.n_cycles, args.free_bits,
-    )  # fmt: skip
+    args.channels = args.channels if args.channels is not None else ((16, 32) if conv else ())
+    args.widths = args.widths if args.widths is not None else ((256,) if conv else (512, 256))
+    model, training = (
+        config(**{field.name: getattr(args, field.name) for field in fields(config)})
+        for config in (ModelConfig, TrainConfig)
+    )
     runs.create(args.name, model, training)
     _train(args.name, show_progress=True)
     _report(args)
@@ -189,7 +180,7 @@ def run_evaluate(args: argparse.Namespace) -> None:
     folder = checkpoint.find(args.name)
     model = checkpoint.load_model(folder)
     _, training = checkpoint.read_config(folder)
-    train, held_out = (data.load(training.dataset, split) for split in data.SPLITS)
+    train, held_out = (data.load_targets(training.dataset, split, training.targets) for split in data.SPLITS)
     with _bar(total=len(held_out.images), unit="image") as bar:
         result = evaluate(
             model, train, held_out, args.importance_samples, args.seed, lambda done, _: bar.update(done - bar.n)

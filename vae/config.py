@@ -10,7 +10,20 @@ LIKELIHOODS = ("bernoulli", "gaussian")
 ACTIVATIONS = ("gelu", "relu", "tanh")
 SCHEDULES = ("cosine", "linear", "constant")
 BETA_SCHEDULES = ("constant", "warmup", "cyclical")
+TARGETS = ("grey", "static", "dynamic")
+OBJECTIVES = ("elbo", "iwae")
 DEVICES = ("auto", "cpu", "cuda", "mps")
+
+CHOICES = {
+    "network": NETWORKS,
+    "activation": ACTIVATIONS,
+    "likelihood": LIKELIHOODS,
+    "schedule": SCHEDULES,
+    "targets": TARGETS,
+    "objective": OBJECTIVES,
+    "beta_schedule": BETA_SCHEDULES,
+    "device": DEVICES,
+}
 
 
 class ConfigError(ValueError):
@@ -102,6 +115,9 @@ class TrainConfig:
     batch_size: int = 128  # images a step, 1 to the number of training images
     learning_rate: float = 2e-3  # Adam's, at the start; above 0, at most 1
     schedule: str = "cosine"  # how the learning rate falls to 0; one of SCHEDULES
+    targets: str = "grey"  # what the model sees of the images; one of TARGETS, see data.binarize
+    objective: str = "elbo"  # one of OBJECTIVES
+    n_samples: int = 50  # iwae only: z for each image in a step, 1 to 1,000
     beta: float = 1.0  # weight of the KL in the loss, 0 to 1,000; 1 is the ELBO
     seed: int = 0  # of the first weights, the order of the images and eps; 0 to 2^31 - 1
     device: str = "auto"  # one of DEVICES; auto takes a GPU where torch finds one
@@ -119,6 +135,9 @@ class TrainConfig:
         check_integer("batch_size", self.batch_size, 1, 1_000_000)
         check_number("learning_rate", self.learning_rate, 0, 1)
         check_choice("schedule", self.schedule, SCHEDULES)
+        check_choice("targets", self.targets, TARGETS)
+        check_choice("objective", self.objective, OBJECTIVES)
+        check_integer("n_samples", self.n_samples, 1, 1000)
         check_number("beta", self.beta, 0, 1000, low_allowed=True)
         check_integer("seed", self.seed, 0, 2**31 - 1)
         check_choice("device", self.device, DEVICES)

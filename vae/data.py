@@ -107,6 +107,29 @@ def data_root() -> Path:
     return Path(os.path.expanduser(os.environ.get("LATENTARIUM_DATA") or user_cache_dir("latentarium")))
 
 
+def binarize(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Black or white for each pixel, its grey value the probability of white: Bernoulli draws, as 0 and 255.
+
+    images: uint8, any shape, on the generator's device. Returns the same shape and type.
+    Source: Salakhutdinov & Murray 2008; `dynamic` draws anew at each visit of an image, `static` once and for all
+    (from a seed of ours: the file that Larochelle made of MNIST is another draw).
+    """
+    threshold = torch.empty_like(images).random_(0, 255, generator=generator)  # 0 to 254: v / 255 of them are below v
+    return (images > threshold).to(torch.uint8).mul_(255)
+
+
+def load_targets(name: str, split: str, targets: str, progress: Progress | None = None) -> Images:
+    """What a model sees of a data set: the images, or what `binarize` draws from them, with the same draw at each call.
+
+    targets: one of config.TARGETS. The training images of `dynamic` stay grey: each step binarizes its batch.
+    """
+    loaded = load(name, split, progress)
+    if targets == "grey" or (targets == "dynamic" and split == "train"):
+        return loaded
+    generator = torch.Generator().manual_seed(SPLITS.index(split))
+    return Images(binarize(loaded.images, generator), loaded.labels)
+
+
 def load(name: str, split: str, progress: Progress | None = None) -> Images:
     """The training or held-out images of a data set; downloads it first where it has to.
 

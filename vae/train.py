@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from vae.config import ConfigError, TrainConfig
-from vae.data import to_float
+from vae.data import binarize, to_float
 from vae.model import VAE
-from vae.objectives import free_bits_kl, kl_per_dim, recon_loss
+from vae.objectives import free_bits_kl, iwae_loss, kl_per_dim, recon_loss
 
 RECORDS_PER_EPOCH = 10
 MAX_RECORDS = 1000  # of a long run: its history stays small and its chart quick
@@ -250,14 +250,19 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = self.last_learning_rate
         with fast_arithmetic():
-            x = to_float(self.images.index_select(0, batch))
+            images = self.images.index_select(0, batch)
+            x = to_float(binarize(images, self.generator) if config.targets == "dynamic" else images)
             mu, logvar = self.model.encode(x)
-            logits = self.model.decode(self.model.sample_z(mu, logvar, self.generator))
-            recon = recon_loss(logits, x, self.model.config).sum()
             kl_of_dims = kl_per_dim(mu, logvar)
             kl = kl_of_dims.sum()
-            penalty = len(x) * free_bits_kl(kl_of_dims, config.free_bits) if config.free_bits else kl
-            loss = recon + self.last_beta * penalty
+            if config.objective == "iwae":
+                loss = iwae_loss(self.model, x, mu, logvar, config.n_samples, self.generator).sum()
+                recon = loss.detach() - kl
+            else:
+                logits = self.model.decode(self.model.sample_z(mu, logvar, self.generator))
+                recon = recon_loss(logits, x, self.model.config).sum()
+                penalty = len(x) * free_bits_kl(kl_of_dims, config.free_bits) if config.free_bits else kl
+                loss = recon + self.last_beta * penalty
             self.optimizer.zero_grad(set_to_none=True)
             (loss / len(x)).backward()
             self.optimizer.step()
