@@ -18,7 +18,9 @@ from vae.config import CHOICES, ConfigError, ModelConfig, TrainConfig, check_int
 from vae.data import DataError
 from vae.embeddings import work_embedding
 from vae.evaluate import evaluate
+from vae.families import FAMILIES
 from vae.latent import EMBEDDINGS
+from vae.prior import read_prior
 from vae.processes import RunError, print_to, stand_by
 from vae.train import Record, TrainingError
 from vae.worker import rehearse, work
@@ -81,15 +83,16 @@ def make_parser() -> argparse.ArgumentParser:
 
 def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     """An option for each field of ModelConfig and TrainConfig."""
-    parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
     parser.add_argument("--dataset", required=True, help=", ".join(data.DATASETS))
     parser.add_argument("--name", required=True, help="of the checkpoint's folder")
+    parser.add_argument("--family", choices=FAMILIES, default="vae", help="what the settings are where none is given")
     for field in (*fields(ModelConfig), *fields(TrainConfig)):
         if field.name in ("image_shape", "dataset"):
             continue
-        options: dict[str, Any] = {"default": field.default, "help": TRAIN_HELP.get(field.name, " ")}
+        default = TRAIN_HELP.get(field.name, "")
+        options: dict[str, Any] = {"default": None, "help": f"{default} (default {field.default})".strip()}
         if field.name in ("channels", "widths"):
-            options |= {"default": None, "type": integers}
+            options |= {"type": integers, "help": default}
         elif isinstance(field.default, bool):
             options["action"] = "store_true"
         elif field.name in CHOICES:
@@ -101,14 +104,8 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_train(args: argparse.Namespace) -> None:
-    args.image_shape = data.dataset_info(args.dataset).image_shape
-    conv = args.network == "conv"
-    args.channels = args.channels if args.channels is not None else ((16, 32) if conv else ())
-    args.widths = args.widths if args.widths is not None else ((256,) if conv else (512, 256))
-    model, training = (
-        config(**{field.name: getattr(args, field.name) for field in fields(config)})
-        for config in (ModelConfig, TrainConfig)
-    )
+    given = {name: value for name, value in vars(args).items() if value is not None}
+    model, training = FAMILIES[args.family].configs(given)
     runs.create(args.name, model, training)
     _train(args.name, show_progress=True)
     _report(args)
@@ -183,7 +180,14 @@ def run_evaluate(args: argparse.Namespace) -> None:
     train, held_out = (data.load_targets(training.dataset, split, training.targets) for split in data.SPLITS)
     with _bar(total=len(held_out.images), unit="image") as bar:
         result = evaluate(
-            model, train, held_out, args.importance_samples, args.seed, lambda done, _: bar.update(done - bar.n)
+            model,
+            training,
+            train,
+            held_out,
+            args.importance_samples,
+            args.seed,
+            lambda done, _: bar.update(done - bar.n),
+            read_prior(folder, model.config.latent_dim),
         )
         bar.update(bar.total - bar.n)
     figures = {"name": args.name, "dataset": training.dataset, **asdict(result)}

@@ -37,7 +37,11 @@ from vae.train import Change, Record, Terms
 SHIPPED_ROOT = Path(__file__).resolve().parent.parent / "checkpoints"
 SHIPPED_NAMES = ("digits-2d", "mnist-16d", "mnist-2d")
 MAX_JSON_BYTES = 1_000_000
-LATER = ("beta_schedule", "warmup_epochs", "n_cycles", "free_bits")  # settings that configs of version 0.1 do not have
+# Settings that were always there; configs of earlier versions have no others.
+FIRST_SETTINGS = {
+    "image_shape", "network", "channels", "widths", "latent_dim", "activation", "likelihood", "sigma",
+    "dataset", "epochs", "batch_size", "learning_rate", "schedule", "beta", "seed", "device", "threads", "half",
+}  # fmt: skip
 # Windows keeps a few names for devices, whatever follows a dot in them.
 NAME_PATTERN = re.compile(
     r"(?!(?:con|prn|aux|nul|com\d|lpt\d)(?:\.|$))[a-z0-9][a-z0-9._-]{0,63}", re.ASCII | re.IGNORECASE
@@ -53,9 +57,9 @@ class Metrics:
     """Held-out figures of the stored weights: nats per image, one z for each image."""
 
     n_images: int
-    elbo: float
+    elbo: float | None  # None where the code has no spread
     recon_loss: float
-    kl: float
+    kl: float | None
     epochs: float  # trained so far
     seconds: float  # spent training
     active_units: int | None = None  # latent dimensions in use, see evaluate.active_dims; None in older checkpoints
@@ -243,9 +247,8 @@ def _known(config: type, content: dict[str, Any]) -> dict[str, Any]:
 
     Raises KeyError if one is missing that was always there.
     """
-    return {
-        field.name: content[field.name] for field in fields(config) if field.name not in LATER or field.name in content
-    }
+    names = [field.name for field in fields(config)]
+    return {name: content[name] for name in names if name in FIRST_SETTINGS or name in content}
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
@@ -314,15 +317,17 @@ def load_latents(folder: Path) -> Latents:
 
 def read_metrics(folder: Path) -> Metrics:
     content = read_json(folder / "metrics.json")
-    optional = {"active_units": content.get("active_units")} if content.get("active_units") is not None else {}
+    may_be_none = {"elbo", "kl", "active_units"}
     try:
-        values = {
-            field.name: content[field.name] for field in fields(Metrics) if field.name != "active_units"
-        } | optional
+        values: dict[str, Any] = {
+            field.name: content.get(field.name) if field.name in may_be_none else content[field.name]
+            for field in fields(Metrics)
+        }
     except KeyError as error:
         raise CheckpointError(_damaged(folder / "metrics.json", f"{error.args[0]} is missing")) from error
     # NaN is not below the largest float either.
-    if not all(isinstance(value, int | float) and abs(value) <= sys.float_info.max for value in values.values()):
+    numbers = [value for name, value in values.items() if not (value is None and name in may_be_none)]
+    if not all(isinstance(value, int | float) and abs(value) <= sys.float_info.max for value in numbers):
         raise CheckpointError(_damaged(folder / "metrics.json", "it holds something else than numbers"))
     return Metrics(**values)
 
@@ -360,11 +365,16 @@ def _to_item(line: str) -> Record | Change | None:
         return None
 
 
+def _to_terms(content: dict[str, Any]) -> Terms:
+    values: dict[str, Any] = {name: None if nats is None else float(nats) for name, nats in content.items()}
+    return Terms(**values)
+
+
 def _to_record(content: dict[str, Any]) -> Record:
     values: dict[str, Any] = {}
     for key, value in content.items():
         if key in ("train", "held_out"):
-            values[key] = None if value is None else Terms(**{name: float(nats) for name, nats in value.items()})
+            values[key] = None if value is None else _to_terms(value)
         elif value is not None:
             values[key] = int(value) if key in ("step", "n_steps") else float(value)
     return Record(**values)

@@ -118,6 +118,24 @@ def binarize(images: Tensor, generator: torch.Generator) -> Tensor:
     return (images > threshold).to(torch.uint8).mul_(255)
 
 
+def corrupt(x: Tensor, corruption: str, level: float, generator: torch.Generator) -> Tensor:
+    """Images for a model to restore: with noise N(0, level^2), or a share `level` of the pixels set to 0 (masking), or
+    to 0 or 1 (salt and pepper).
+
+    x: (B, C, H, W) in [0, 1]; stays there. corruption: one of config.CORRUPTIONS.
+    Source: Vincent et al. 2010, Stacked denoising autoencoders, section 3.2.
+    """
+    if corruption == "none":
+        return x
+    if corruption == "gaussian":
+        noise = torch.randn(x.shape, generator=generator, device=x.device)
+        return (x + level * noise).clamp_(0, 1)
+    chance = torch.rand(x.shape, generator=generator, device=x.device)
+    if corruption == "masking":
+        return torch.where(chance < level, 0.0, x)
+    return torch.where(chance < level, (chance < level / 2).to(x.dtype), x)
+
+
 def load_targets(name: str, split: str, targets: str, progress: Progress | None = None) -> Images:
     """What a model sees of a data set: the images, or what `binarize` draws from them, with the same draw at each call.
 
@@ -128,6 +146,14 @@ def load_targets(name: str, split: str, targets: str, progress: Progress | None 
         return loaded
     generator = torch.Generator().manual_seed(SPLITS.index(split))
     return Images(binarize(loaded.images, generator), loaded.labels)
+
+
+def without_class(images: Images, label: int) -> Images:
+    """Images of all classes but one. Raises ConfigError if none would be left out, or none left."""
+    others = images.labels != label
+    if others.all() or not others.any():
+        raise ConfigError("left_out_class", f"{label} was given; the classes are 0 to {int(images.labels.max())}")
+    return Images(images.images[others], images.labels[others])
 
 
 def load(name: str, split: str, progress: Progress | None = None) -> Images:

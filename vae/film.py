@@ -20,14 +20,15 @@ from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor, nn
 
 from vae.checkpoint import write_atomically
-from vae.config import ModelConfig
-from vae.data import Images
+from vae.config import ModelConfig, TrainConfig
+from vae.data import Images, corrupt, to_float
 from vae.evaluate import active_dims
 from vae.latent import encode_images, project_axes, project_pca
 from vae.model import VAE
 from vae.networks import make_decoder
 from vae.objectives import kl_per_dim
-from vae.pictures import decode_pictures, grid, png_bytes
+from vae.pictures import decode_pictures, grid, png_bytes, to_uint8
+from vae.train import evaluating
 
 FILM_FILE, LIVE_FILE = "film.bin", "live.safetensors"
 N_POINTS = 2000  # held-out images whose codes are the film's map: the first ones
@@ -57,7 +58,7 @@ class Frame:
     points: Tensor  # (N, 2) float32: mu of the film's images in a plane of latent space
     origin: Tensor  # (D,): the plane is z = origin + x * axes[0] + y * axes[1]
     axes: Tensor  # (2, D); of one dimension, the second is 0
-    kl_per_dim: Tensor  # (D,) nats, mean over the film's images
+    kl_per_dim: Tensor  # (D,) nats, mean over the film's images; the variance of mu where a code has no spread
     active: Tensor  # (D,) bool: whether mu varies from image to image, see evaluate.active_dims
     sheet: bytes  # PNG, SHEET_COLUMNS wide: the reconstructions of the examples, below them the samples
 
@@ -79,16 +80,26 @@ def example_indices(labels: Tensor) -> Tensor:
 
 
 class Camera:
-    """Takes frames of one model in training; the plane turns as little as it can from one to the next."""
+    """Takes frames of one model in training; the plane turns as little as it can from one to the next.
 
-    def __init__(self, held_out: Images):
+    A model that denoises is shown its examples corrupted, always in the same way.
+    """
+
+    def __init__(self, held_out: Images, config: TrainConfig):
         self.images, self.labels = held_out.images[:N_POINTS], held_out.labels[:N_POINTS]
         self.examples = example_indices(self.labels)
+        clean, generator = to_float(self.images[self.examples]), torch.Generator().manual_seed(0)
+        self.seen = corrupt(clean, config.corruption, config.corruption_level, generator)
+        self.is_corrupted = config.corruption != "none"
         self.last_points: Tensor | None = None
 
     def still(self) -> Still:
         """What all frames share."""
-        return Still(self.labels, png_bytes(grid(self.images[self.examples], SHEET_COLUMNS), 1))
+        rows = [self.images[self.examples]]
+        if self.is_corrupted:
+            padding = rows[0].new_full((-len(rows[0]) % SHEET_COLUMNS, *rows[0].shape[1:]), 128)
+            rows += [padding, to_uint8(self.seen)]
+        return Still(self.labels, png_bytes(grid(torch.cat(rows), SHEET_COLUMNS), 1))
 
     def follow(self, frames: list[Frame]) -> None:
         """Goes on from the last of these."""
@@ -99,19 +110,30 @@ class Camera:
     def take(self, model: VAE, step: int, epoch: float) -> Frame | None:
         """A frame of the model as it is; None if its codes are no numbers. It draws from a generator of its own:
         training goes on as if unseen."""
-        mu, logvar = encode_images(model, self.images)
-        if not (mu.isfinite().all() and logvar.isfinite().all()):
-            return None
-        points, origin, axes = self._plane(mu)
+        with evaluating(model):
+            mu, logvar = encode_images(model, self.images, self.labels)
+            if not mu.isfinite().all() or not (logvar < torch.inf).all():
+                return None
+            points, origin, axes = self._plane(mu)
+            sheet = self._sheet(model, mu)
+        carried = kl_per_dim(mu, logvar).mean(0) if model.config.latent == "gaussian" else mu.var(0)
+        return Frame(step, epoch, points, origin, axes, carried, active_dims(mu), sheet)
+
+    def _sheet(self, model: VAE, mu: Tensor) -> bytes:
+        """The reconstructions of the examples, and samples: of the prior; of a Gaussian with the codes' own mean and
+        covariance where there is none; one class a column where the model is told it."""
         device = next(model.parameters()).device
-        eps = torch.randn(N_SAMPLES, mu.shape[1], generator=torch.Generator().manual_seed(0))
-        recon = decode_pictures(model, mu[self.examples].to(device))
+        is_told = model.config.labels == "given"
+        labels = self.labels[self.examples].to(device) if is_told else None
+        codes, _ = model.encode(self.seen.to(device), labels)
+        recon = decode_pictures(model, codes, labels)
+        z = torch.randn(N_SAMPLES, mu.shape[1], generator=torch.Generator().manual_seed(0))
+        if model.config.latent != "gaussian":
+            z = gaussian_like(mu, z)
+        classes = torch.arange(N_SAMPLES, device=device) % SHEET_COLUMNS % model.config.n_classes if is_told else None
         padding = recon.new_full((-len(recon) % SHEET_COLUMNS, *recon.shape[1:]), 128)
-        sheet = torch.cat([recon, padding, decode_pictures(model, eps.to(device))]).cpu()
-        return Frame(
-            step, epoch, points, origin, axes, kl_per_dim(mu, logvar).mean(0), active_dims(mu),
-            png_bytes(grid(sheet, SHEET_COLUMNS), 1),
-        )  # fmt: skip
+        sheet = torch.cat([recon, padding, decode_pictures(model, z.to(device), classes)]).cpu()
+        return png_bytes(grid(sheet, SHEET_COLUMNS), 1)
 
     def _plane(self, mu: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """points (N, 2), origin (D,), axes (2, D): latent space itself, else the two directions of most variance."""
@@ -125,6 +147,13 @@ class Camera:
             points, axes = points @ turn, turn.T @ axes
         self.last_points = points
         return points, plane.origin, axes
+
+
+def gaussian_like(codes: Tensor, eps: Tensor) -> Tensor:
+    """eps (N, D) ~ N(0, I) -> z (N, D) with the mean and the covariance of codes (M, D)."""
+    spread = torch.cov(codes.T).reshape(codes.shape[1], -1)
+    values, directions = torch.linalg.eigh(spread)
+    return codes.mean(0) + (eps * values.clamp_min(0).sqrt()) @ directions.T
 
 
 def procrustes(points: Tensor, target: Tensor) -> Tensor:

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from vae.data import to_float
 from vae.model import VAE
-from vae.objectives import recon_loss
 
 # Steps of a t-SNE, and by how much attraction is exaggerated in them. It eases in stages where openTSNE goes from 12 to
 # 1 at once, after 250 steps of 750: neighbours are as well kept in about half the steps, and the late ones, on the
@@ -35,30 +34,46 @@ class Latents:
     @property
     def finite(self) -> Tensor:
         """(N,) bool: the codes that are numbers, which are those that can be shown."""
-        return (self.mu.isfinite() & self.logvar.isfinite()).all(1)
+        return (self.mu.isfinite() & (self.logvar < torch.inf)).all(1)  # -inf: no spread
 
 
 @torch.inference_mode()
-def encode_images(model: VAE, images: Tensor, batch_size: int = 1000) -> tuple[Tensor, Tensor]:
-    """uint8 (N, C, H, W) -> mu and logvar, (N, D) each, on the CPU."""
+def encode_images(
+    model: VAE, images: Tensor, labels: Tensor | None = None, batch_size: int = 1000
+) -> tuple[Tensor, Tensor]:
+    """uint8 (N, C, H, W), labels (N,) for a model that is told them -> mu and logvar, (N, D) each, on the CPU."""
     device = next(model.parameters()).device
-    pairs = [model.encode(to_float(batch.to(device))) for batch in images.split(batch_size)]
+    pairs = [
+        model.encode(to_float(batch.to(device)), y) for batch, y in _batches(model, images, labels, batch_size, device)
+    ]
     mu, logvar = (torch.cat(parts).cpu() for parts in zip(*pairs, strict=True))
     return mu, logvar
 
 
 @torch.inference_mode()
-def image_recon_loss(model: VAE, images: Tensor, mu: Tensor, batch_size: int = 1000) -> Tensor:
+def image_recon_loss(
+    model: VAE, images: Tensor, mu: Tensor, labels: Tensor | None = None, batch_size: int = 1000
+) -> Tensor:
     """-log p(x | z = mu) of each image in nats, summed over pixels, (N,), on the CPU: what its code's picture misses.
 
     images: uint8 (N, C, H, W); mu: (N, D). At z = mu, not at a sample of z as in the ELBO: the same at each call.
     """
     device = next(model.parameters()).device
-    pairs = zip(images.split(batch_size), mu.split(batch_size), strict=True)
+    pairs = zip(_batches(model, images, labels, batch_size, device), mu.split(batch_size), strict=True)
     parts = [
-        recon_loss(model.decode(codes.to(device)), to_float(batch.to(device)), model.config) for batch, codes in pairs
+        model.recon_loss(model.decode(codes.to(device), y), to_float(batch.to(device))) for (batch, y), codes in pairs
     ]
     return torch.cat(parts).cpu()
+
+
+def _batches(
+    model: VAE, images: Tensor, labels: Tensor | None, size: int, device: torch.device
+) -> list[tuple[Tensor, Tensor | None]]:
+    """Images, with the classes that the model is told of them."""
+    batches = images.split(size)
+    if model.config.labels != "given" or labels is None:
+        return [(batch, None) for batch in batches]
+    return [(batch, y.to(device)) for batch, y in zip(batches, labels.split(size), strict=True)]
 
 
 EMBEDDINGS = {"tsne": "t-SNE", "umap": "UMAP"}  # planes without a way back to z

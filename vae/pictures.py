@@ -17,9 +17,14 @@ SHORT_SIDE = 140  # pixels that a single small picture is enlarged to, about; wh
 
 
 @torch.inference_mode()
-def decode_pictures(model: VAE, z: Tensor) -> Tensor:
-    """z (B, D) -> uint8 (B, C, H, W): the mean of p(x|z)."""
-    return model.recon(z).mul(255).round().to(torch.uint8)
+def decode_pictures(model: VAE, z: Tensor, y: Tensor | None = None) -> Tensor:
+    """z (B, D), classes y (B,) for a model that is told them -> uint8 (B, C, H, W): the mean of p(x|z)."""
+    return to_uint8(model.recon(z, y))
+
+
+def to_uint8(x: Tensor) -> Tensor:
+    """Images in [0, 1] -> uint8."""
+    return x.mul(255).round().to(torch.uint8)
 
 
 def grid(images: Tensor, n_columns: int, gap: int = 1, background: int = 128) -> Tensor:

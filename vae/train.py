@@ -13,12 +13,24 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from vae.config import ConfigError, TrainConfig
-from vae.data import binarize, to_float
+from vae.config import DISTANCES, ConfigError, ModelConfig, TrainConfig, check_fit
+from vae.data import binarize, corrupt, to_float
 from vae.model import VAE
-from vae.objectives import free_bits_kl, iwae_loss, kl_per_dim, recon_loss
+from vae.objectives import (
+    codebook_loss,
+    contractive_penalty,
+    energy_distance,
+    free_bits_kl,
+    iwae_loss,
+    kl_per_dim,
+    mmd,
+    sliced_wasserstein,
+    sparsity_kl,
+    total_correlation,
+)
 
 RECORDS_PER_EPOCH = 10
 MAX_RECORDS = 1000  # of a long run: its history stays small and its chart quick
@@ -34,9 +46,10 @@ class TrainingError(RuntimeError):
 class Terms:
     """The loss and its parts: nats per image, summed over pixels and latent dimensions, mean over images."""
 
-    loss: float  # recon_loss + beta * kl; with free bits, beta * what `free_bits_kl` makes of kl
+    loss: float  # what is minimized; see `batch_terms`
     recon_loss: float
-    kl: float
+    kl: float | None  # KL(q(z|x) || p(z)); None where a code has no spread
+    penalty: float | None = None  # what stands in the loss in the KL's place; None where that is the KL
 
 
 @dataclass(frozen=True)
@@ -120,26 +133,162 @@ def fast_arithmetic() -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-@torch.inference_mode()
-def held_out_terms(
-    model: VAE, images: Tensor, beta: float, free_bits: float = 0.0, seed: int = 0, batch_size: int = 500
-) -> Terms:
-    """Loss, reconstruction and KL of images that were not trained on: one z for each image, eps from `seed`.
+UNKNOWN = -1  # the label of an image whose class is kept from the model
 
-    images: uint8 (N, C, H, W) on the model's device.
+
+@dataclass(frozen=True)
+class Batch:
+    """Images of a step."""
+
+    x: Tensor  # (B, C, H, W) in [0, 1]: what is to be reconstructed
+    seen: Tensor  # the same, as the encoder sees it: corrupted where the model is to denoise
+    labels: Tensor | None  # (B,) int64; UNKNOWN where the model may not know
+
+
+def batch_terms(
+    model: VAE,
+    batch: Batch,
+    config: TrainConfig,
+    beta: float,
+    progress: float,
+    n_images: int,
+    generator: torch.Generator,
+) -> Tensor:
+    """(4,): loss, recon_loss, KL and penalty of a batch, summed over its images; NaN for what the model has not.
+
+    beta: weight of the KL or penalty. progress: share of the training that is done; n_images: of the training set.
+    The loss of an objective is recon_loss +
+      elbo             beta * KL, or beta * `free_bits_kl`; beta above 1: Higgins et al. 2017
+      capacity         beta * |KL - C|, C from 0 to `capacity` in the first half (Burgess et al., arXiv:1804.03599)
+      tcvae            KL + (beta - 1) * `total_correlation` (Chen et al., arXiv:1802.04942)
+      one of DISTANCES          beta * that distance of the batch's z from as many of N(0, I)
+      l1, l2, sparse, contractive    beta * the penalty of the code
+      vq               beta * `codebook_loss`
+      reconstruction   nothing
+    and that of `iwae` is `iwae_loss`. Labels that are to be predicted add label_weight * cross-entropy.
+    """
+    y = batch.labels if model.config.labels == "given" else None
+    seen = batch.seen
+    if config.objective == "contractive":
+        seen = seen.detach().requires_grad_()
+    with torch.set_grad_enabled(torch.is_grad_enabled() or seen.requires_grad):
+        mu, logvar = model.encode(seen, y)
+        contraction = contractive_penalty(mu, seen, generator).sum() if seen.requires_grad else None
+    has_kl = model.config.latent == "gaussian"
+    kl_of_dims = kl_per_dim(mu, logvar) if has_kl else mu.new_full((), torch.nan)
+    kl, penalty = kl_of_dims.sum(), mu.new_full((), torch.nan)
+    if config.objective == "iwae":
+        loss = iwae_loss(model, batch.x, mu, logvar, config.n_samples, generator, y).sum()
+        recon = loss.detach() - kl
+    else:
+        z = model.sample_z(mu, logvar, generator)
+        recon = model.recon_loss(model.decode(z, y), batch.x).sum()
+        n = len(mu)
+        if config.objective == "elbo":
+            loss = recon + beta * (n * free_bits_kl(kl_of_dims, config.free_bits) if config.free_bits else kl)
+        elif config.objective == "reconstruction":
+            loss = recon
+        elif config.objective == "tcvae":
+            penalty = n * total_correlation(z, mu, logvar, n_images)
+            loss = recon + kl + (beta - 1) * penalty
+        else:
+            if config.objective == "capacity":
+                penalty = (kl - n * min(1.0, 2 * progress) * config.capacity).abs()
+            elif contraction is not None:
+                penalty = contraction
+            elif config.objective in DISTANCES:
+                penalty = n * prior_distance(z, config.objective, generator)
+            else:
+                penalty = code_penalty(model, mu, config)
+            loss = recon + beta * penalty
+    if model.config.labels == "predicted" and batch.labels is not None:
+        classes = model.classifier(mu)
+        loss = loss + config.label_weight * F.cross_entropy(
+            classes, batch.labels, ignore_index=UNKNOWN, reduction="sum"
+        )
+    return torch.stack([loss, recon, kl, penalty])
+
+
+def code_penalty(model: VAE, code: Tensor, config: TrainConfig) -> Tensor:
+    """What the codes (B, D) of a batch cost by themselves, summed over the batch, ()."""
+    if config.objective == "sparse":
+        return len(code) * sparsity_kl(code, config.rho)
+    if config.objective == "vq":
+        return codebook_loss(code, model.codebook.lookup(model.codebook.symbols(code))).sum()
+    return code.abs().sum() if config.objective == "l1" else code.square().sum()
+
+
+def prior_distance(z: Tensor, distance: str, generator: torch.Generator) -> Tensor:
+    """How far codes z (B, D) are from as many draws of N(0, I); (). distance: one of DISTANCES."""
+    drawn = torch.randn(z.shape, generator=generator, device=z.device)
+    if distance == "sliced_wasserstein":
+        return sliced_wasserstein(z, drawn, generator)
+    return energy_distance(z, drawn) if distance == "energy" else mmd(z, drawn, distance)
+
+
+@contextlib.contextmanager
+def evaluating(model: VAE) -> Iterator[None]:
+    """Inside, the model drops no units out."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+@torch.no_grad()
+def held_out_terms(
+    model: VAE, images: Tensor, config: TrainConfig, labels: Tensor | None = None, beta: float | None = None,
+    progress: float = 1.0, n_images: int | None = None, seed: int = 0,
+) -> Terms:  # fmt: skip
+    """The terms of images that were not trained on, in batches as in training; all that is random is from `seed`.
+
+    images: uint8 (N, C, H, W), labels: (N,), on the model's device. beta, progress and n_images are those of
+    `batch_terms`; by default the config's, 1, and N.
     """
     generator = torch.Generator(images.device).manual_seed(seed)
-    recon_sum, kls = 0.0, []
-    for batch in images.split(batch_size):
-        x = to_float(batch)
-        mu, logvar = model.encode(x)
-        logits = model.decode(model.sample_z(mu, logvar, generator))
-        recon_sum += recon_loss(logits, x, model.config).sum().item()
-        kls.append(kl_per_dim(mu, logvar))
-    all_kl = torch.cat(kls)
-    recon, kl = recon_sum / len(images), all_kl.sum().item() / len(images)
-    penalty = free_bits_kl(all_kl, free_bits).item() if free_bits else kl
-    return Terms(recon + beta * penalty, recon, kl)
+    sums = torch.zeros(4, dtype=torch.float64)
+    size = max(config.batch_size, 100)
+    beta = config.beta if beta is None else beta
+    with evaluating(model):
+        for i in range(0, len(images), size):
+            x = to_float(images[i : i + size])
+            y = None if labels is None else labels[i : i + size]
+            batch = Batch(x, corrupt(x, config.corruption, config.corruption_level, generator), y)
+            if len(x) > 1 or config.objective not in NEED_TWO:
+                sums += batch_terms(model, batch, config, beta, progress, n_images or len(images), generator).cpu()
+    return to_terms(sums / len(images))
+
+
+NEED_TWO = (*DISTANCES, "tcvae")  # objectives that compare the codes of a batch with each other
+
+
+def to_terms(values: Tensor) -> Terms:
+    """(4,) as of `batch_terms`, means over images."""
+    loss, recon, kl, penalty = values.tolist()
+    return Terms(loss, recon, *(None if math.isnan(value) else value for value in (kl, penalty)))
+
+
+@torch.inference_mode()
+def held_out_elbo(model: VAE, images: Tensor, labels: Tensor | None = None, seed: int = 0) -> Terms:
+    """Reconstruction and KL with one z for each image, whatever the model was trained for: loss is -ELBO, or the
+    reconstruction alone where a code has no spread.
+
+    images: uint8 (N, C, H, W), labels: (N,), where the model is told them; on the model's device.
+    """
+    generator = torch.Generator(images.device).manual_seed(seed)
+    recon_sum, kl_sum = 0.0, 0.0
+    given = labels if model.config.labels == "given" else None
+    has_kl = model.config.latent == "gaussian"
+    with evaluating(model):
+        for i in range(0, len(images), 500):
+            x, y = to_float(images[i : i + 500]), None if given is None else given[i : i + 500]
+            mu, logvar = model.encode(x, y)
+            recon_sum += model.recon_loss(model.decode(model.sample_z(mu, logvar, generator), y), x).sum().item()
+            kl_sum += kl_per_dim(mu, logvar).sum().item() if has_kl else 0.0
+    recon, kl = recon_sum / len(images), kl_sum / len(images)
+    return Terms(recon + kl, recon, kl if has_kl else None)
 
 
 def train(
@@ -147,13 +296,16 @@ def train(
     config: TrainConfig,
     train_images: Tensor,
     held_out_images: Tensor,
+    train_labels: Tensor | None = None,
+    held_out_labels: Tensor | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Record]:
     """Trains a fresh model in place and yields Records: at the start, often at first, then evenly, at each epoch's end.
 
     Arguments, source and errors are those of `Training` and its `records`.
     """
-    yield from Training(model, config, train_images, held_out_images).records(should_stop)
+    training = Training(model, config, train_images, held_out_images, train_labels, held_out_labels)
+    yield from training.records(should_stop)
 
 
 class Training:
@@ -166,31 +318,46 @@ class Training:
     Source: Kingma & Welling, arXiv:1312.6114, algorithm 1; Adam: arXiv:1412.6980.
     """
 
-    def __init__(self, model: VAE, config: TrainConfig, train_images: Tensor, held_out_images: Tensor):
-        """train_images, held_out_images: uint8 (N, C, H, W); they are moved to the device once and stay there.
+    def __init__(
+        self, model: VAE, config: TrainConfig, train_images: Tensor, held_out_images: Tensor,
+        train_labels: Tensor | None = None, held_out_labels: Tensor | None = None,
+    ):  # fmt: skip
+        """train_images, held_out_images: uint8 (N, C, H, W); they are moved to the device once and stay there, as do
+        their labels, (N,) int64, which only a model with labels wants.
 
-        The model gets fresh weights. Raises ConfigError if a batch is larger than the data.
+        The model gets fresh weights. Raises ConfigError if the model can't be trained so, or not on these images.
         """
-        if config.batch_size > len(train_images):
-            raise ConfigError(
-                "batch_size", f"{config.batch_size} was given; there are only {len(train_images)} training images"
-            )
+        check_fit(model.config, config)
+        _check_data(model.config, config, train_images, train_labels, held_out_labels)
         self.model, self.config = model, config
         self.beta, self.learning_rate = config.beta, config.learning_rate
         self.every_step = False
         device = pick_device(config.device)
         self.images, self.held_out_images = train_images.to(device), held_out_images[:N_LIVE_HELD_OUT].to(device)
+        self.labels = self.held_out_labels = None
+        if model.config.labels != "unused" and train_labels is not None and held_out_labels is not None:
+            self.labels = self._known_labels(train_labels).to(device)
+            self.held_out_labels = held_out_labels[:N_LIVE_HELD_OUT].to(device)
         model.init_weights(self.images.float().mean(0).div_(255).cpu(), torch.Generator().manual_seed(config.seed))
         model.to(device).train()
         if model.config.network == "conv":
             model.to(memory_format=torch.channels_last)
         self.optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
         self.generator = torch.Generator(device).manual_seed(config.seed)
+        model.use_generator(self.generator)
         self.epoch_start = self.generator.get_state()  # of the generator, before it drew the order of this epoch
         self.order = torch.empty(0, dtype=torch.long)  # of the images in this epoch
         self.step, self.has_begun = 0, False
         self.last_beta, self.last_learning_rate = self.current_beta, self.current_learning_rate  # of the last step
         self.meter = _Meter()
+
+    def _known_labels(self, labels: Tensor) -> Tensor:
+        """Those that the model may know; the others UNKNOWN."""
+        if self.model.config.labels == "given":
+            return labels
+        n_known = max(1, round(self.config.labelled_share * len(labels)))
+        order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(self.config.seed))
+        return torch.full_like(labels, UNKNOWN).index_copy_(0, order[:n_known], labels[order[:n_known]])
 
     @property
     def steps_per_epoch(self) -> int:
@@ -245,29 +412,26 @@ class Training:
         config, position = self.config, self.step % self.steps_per_epoch
         if position == 0:
             self._begin_epoch()
-        batch = self.order[position * config.batch_size : (position + 1) * config.batch_size]
+        indices = self.order[position * config.batch_size : (position + 1) * config.batch_size]
         self.last_beta, self.last_learning_rate = self.current_beta, self.current_learning_rate
         for group in self.optimizer.param_groups:
             group["lr"] = self.last_learning_rate
         with fast_arithmetic():
-            images = self.images.index_select(0, batch)
-            x = to_float(binarize(images, self.generator) if config.targets == "dynamic" else images)
-            mu, logvar = self.model.encode(x)
-            kl_of_dims = kl_per_dim(mu, logvar)
-            kl = kl_of_dims.sum()
-            if config.objective == "iwae":
-                loss = iwae_loss(self.model, x, mu, logvar, config.n_samples, self.generator).sum()
-                recon = loss.detach() - kl
-            else:
-                logits = self.model.decode(self.model.sample_z(mu, logvar, self.generator))
-                recon = recon_loss(logits, x, self.model.config).sum()
-                penalty = len(x) * free_bits_kl(kl_of_dims, config.free_bits) if config.free_bits else kl
-                loss = recon + self.last_beta * penalty
+            terms = batch_terms(
+                self.model, self._batch(indices), config, self.last_beta, self.step / self.n_steps, len(self.images),
+                self.generator,
+            )  # fmt: skip
             self.optimizer.zero_grad(set_to_none=True)
-            (loss / len(x)).backward()
+            (terms[0] / len(indices)).backward()
             self.optimizer.step()
-        self.meter.add(torch.stack([loss, recon, kl]).detach(), len(x))
+        self.meter.add(terms.detach(), len(indices))
         self.step += 1
+
+    def _batch(self, indices: Tensor) -> Batch:
+        images = self.images.index_select(0, indices)
+        x = to_float(binarize(images, self.generator) if self.config.targets == "dynamic" else images)
+        seen = corrupt(x, self.config.corruption, self.config.corruption_level, self.generator)
+        return Batch(x, seen, None if self.labels is None else self.labels.index_select(0, indices))
 
     def _begin_epoch(self) -> None:
         self.epoch_start = self.generator.get_state()
@@ -291,7 +455,10 @@ class Training:
     def _record(self, with_held_out: bool) -> Record:
         held_out = None
         if with_held_out:
-            held_out = held_out_terms(self.model, self.held_out_images, self.last_beta, self.config.free_bits)
+            held_out = held_out_terms(
+                self.model, self.held_out_images, self.config, self.held_out_labels, self.last_beta,
+                self.step / self.n_steps, len(self.images),
+            )  # fmt: skip
         train_terms, speed = self.meter.read()
         if not all(math.isfinite(terms.loss) for terms in (train_terms, held_out) if terms):
             raise TrainingError(
@@ -341,6 +508,27 @@ class Training:
         self.generator.set_state(state["generator"])
 
 
+def _check_data(
+    model: ModelConfig, config: TrainConfig, images: Tensor, labels: Tensor | None, held_out_labels: Tensor | None
+) -> None:
+    if images.dtype != torch.uint8:
+        raise ConfigError("dataset", f"its images are {images.dtype}; use uint8, 0 to 255, which count as 0 to 1")
+    if tuple(images.shape[1:]) != model.image_shape:
+        raise ConfigError("image_shape", f"{model.image_shape} is not that of the images, {tuple(images.shape[1:])}")
+    if config.batch_size > len(images):
+        raise ConfigError("batch_size", f"{config.batch_size} was given; there are only {len(images)} training images")
+    if config.batch_size < 2 and config.objective in NEED_TWO:
+        raise ConfigError(
+            "batch_size", f"1 was given; {config.objective!r} compares the codes of a batch: use 2 or more"
+        )
+    if model.labels == "unused":
+        return
+    if labels is None or held_out_labels is None:
+        raise ConfigError("labels", "the images have none; choose 'unused', or a data set with classes")
+    if int(labels.max()) >= model.n_classes:
+        raise ConfigError("n_classes", f"{model.n_classes} was given; the labels go up to {int(labels.max())}")
+
+
 class _Meter:
     """Adds up the terms between two records, and keeps the time."""
 
@@ -353,7 +541,7 @@ class _Meter:
         self._clear()
 
     def _clear(self) -> None:
-        self.sums: Tensor | None = None  # [loss, recon_loss, kl] over n_images
+        self.sums: Tensor | None = None  # of `batch_terms`, over n_images
         self.n_images = 0
 
     @property
@@ -374,7 +562,7 @@ class _Meter:
         now = time.perf_counter()
         terms, speed = None, 0.0
         if self.sums is not None:
-            terms = Terms(*(self.sums / self.n_images).tolist())
+            terms = to_terms(self.sums / self.n_images)
             speed = self.n_images / max(now - self.last_time, 1e-9)
         self.last_time = now
         self._clear()
