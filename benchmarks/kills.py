@@ -30,7 +30,7 @@ from vae.film import read_film
 from vae.processes import warm_up
 
 MODEL = ModelConfig((1, 8, 8), widths=(512, 256), latent_dim=3)
-TRAINING = TrainConfig("digits", epochs=800, device="cpu", threads=1)
+TRAINING = TrainConfig("digits", epochs=4000, device="cpu", threads=1)
 LIFE = 4.0  # seconds that a run has at most before it is killed
 PATIENCE = 600.0  # seconds after which something counts as lost
 

@@ -87,7 +87,7 @@ def test_runs_go_to_the_cluster(scheduler):
 
     runs.resume("third")  # a place is free
     wait_until(lambda: not runs.status("third").is_active)
-    assert runs.status("third").state == "finished"
+    assert runs.status("third").state == "finished", runs.status("third").message
     assert (third / "worker.log").read_text() == ""
     runs.request_stop("second")
     wait_until(lambda: not runs.status("second").is_active)

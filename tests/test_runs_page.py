@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 from streamlit.testing.v1 import AppTest
 
 from benchmarks.app_server import app_server
@@ -343,7 +343,7 @@ def test_the_settings_of_a_run_are_in_the_form_of_the_train_page(page, address, 
     page.goto(f"{address}/runs?compare=pattern")
     page.get_by_role("button", name="New run from these settings").click()
     page.get_by_role("heading", name="Train", exact=True).wait_for()
-    assert page.get_by_label("Epochs").input_value() == "17"
+    expect(page.get_by_label("Epochs")).to_have_value("17", timeout=30_000)
     assert page.get_by_label("β, the weight of the KL").input_value() == "2.50"
     assert page.get_by_label("Dense widths, image to code").input_value() == "32"
 

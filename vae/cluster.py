@@ -22,6 +22,8 @@ AT_WORK, IDLE, OUT_OF_REACH = "at work", "idle", "out of reach"
 PREFIX = "latentarium-"  # of our tasks' keys
 
 _lock = threading.Lock()
+# What Dask raises where it finds no scheduler; on a busy machine it may assert that its own thread has started.
+NO_ANSWER = (OSError, ValueError, RuntimeError, AssertionError)
 _clients: dict[str, Any] = {}
 _looks: dict[str, tuple[float, str]] = {}  # by address: when it was asked, and how it was
 
@@ -51,7 +53,7 @@ def submit(scheduler: str) -> None:
         _looks.pop(scheduler, None)
     except ImportError as error:
         raise RunError("LATENTARIUM_SCHEDULER is set, but Dask is missing: pip install distributed.") from error
-    except (OSError, ValueError, RuntimeError) as error:
+    except NO_ANSWER as error:
         raise RunError(f"{_silence(scheduler)} Then try again, or unset LATENTARIUM_SCHEDULER.") from error
 
 
@@ -131,7 +133,7 @@ def _look(scheduler: str) -> str:
         return found
     try:
         found = AT_WORK if _client(scheduler).run_on_scheduler(_make_look(), PREFIX) else IDLE
-    except (ImportError, OSError, ValueError, RuntimeError):
+    except (ImportError, *NO_ANSWER):
         found = OUT_OF_REACH
     _looks[scheduler] = (time.monotonic(), found)
     return found

@@ -285,7 +285,9 @@ def read_state(folder: Path) -> tuple[str, str]:
 
 def _is_expected(content: dict[str, Any]) -> bool:
     scheduler = content.get("scheduler")
-    return cluster.is_at_work(str(scheduler)) if scheduler else is_starting(content)
+    if scheduler and not content.get("claimed"):
+        return cluster.is_at_work(str(scheduler))
+    return is_starting(content)
 
 
 def _how_it_ended(folder: Path, content: dict[str, Any]) -> str:
@@ -478,13 +480,14 @@ def take_turn(folder: Path) -> bool:
 
 
 def claim_next() -> str | None:
-    """On a cluster: the run that has waited longest, which is preparing from now on; None if none waits."""
+    """On a cluster: the run that has waited longest, which nobody else takes from now on; None if none waits."""
     with _queue_lock():
         waiting = [folder for folder in checkpoint_folders(checkpoint_root()) if _waits_for_cluster(folder)]
         if not waiting:
             return None
         folder = min(waiting, key=_ticket_of)
-        write_state(folder, "preparing", "Preparing.")
+        claimed = next_state(folder, "queued", "Starting.") | {"claimed": True}
+        write_json(folder / "run.json", claimed)
         return folder.name
 
 
@@ -493,7 +496,7 @@ def _waits_for_cluster(folder: Path) -> bool:
         content = read_json(folder / "run.json")
     except CheckpointError:
         return False
-    return content.get("state") == "queued" and bool(content.get("scheduler"))
+    return content.get("state") == "queued" and bool(content.get("scheduler")) and not content.get("claimed")
 
 
 def append_line(folder: Path, item: Record | Change) -> None:

@@ -67,11 +67,13 @@ def work(name: str, is_claimed: bool = False) -> Iterator[Record]:
     """
     folder = find(name)
     with locked(folder / "worker.lock"):
-        if read_json(folder / "run.json").get("state") != ("preparing" if is_claimed else "queued"):
+        if read_json(folder / "run.json").get("state") != "queued":
             raise RunError(f"{name} has been trained already; start a run with another name.")
         with recorded(folder / "run.json", partial(next_state, folder)):
             try:
-                if not is_claimed:
+                if is_claimed:
+                    write_state(folder, "preparing", "Preparing.")
+                else:
                     _wait_for_turn(folder)
                 yield from _train_in(folder)
             except Stopped:

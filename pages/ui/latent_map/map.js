@@ -111,7 +111,8 @@ class LatentMap {
     this.idle = new IdleWork((timeLeft) => this.makeTiles(timeLeft));
     // Streamlit's theme is CSS variables on an ancestor: redraw when the page's look changes.
     this.themeTimer = setInterval(() => {
-      if (this.look && JSON.stringify(readLook(this.root)) !== JSON.stringify(this.look)) this.redraw();
+      if (!this.look || !this.isReady) return;
+      if (JSON.stringify(readLook(this.root)) !== JSON.stringify(this.look)) this.redraw();
     }, 500);
   }
 
@@ -329,7 +330,7 @@ class LatentMap {
   // View
 
   get isReady() {
-    return Boolean(this.view?.isReady);
+    return Boolean(this.view?.isReady && this.root.isConnected); // taken off the page, it has no look
   }
 
   resize() {
