@@ -44,7 +44,7 @@ from vae import data, worker
 from vae import train as training
 from vae.config import ModelConfig, TrainConfig
 from vae.model import VAE
-from vae.objectives import kl_per_dim, recon_loss
+from vae.objectives import kl_per_dim
 
 NETWORKS = {"784-400-20": ((400,), 20), "784-512-256-2": ((512, 256), 2)}  # name -> widths, latent dimensions
 
@@ -86,7 +86,7 @@ def train_bare(model_config: ModelConfig, config: TrainConfig) -> Iterator[None]
                 x = data.to_float(images.index_select(0, batch))
                 mu, logvar = model.encode(x)
                 logits = model.decode(model.sample_z(mu, logvar, generator))
-                loss = (recon_loss(logits, x, model_config).sum() + kl_per_dim(mu, logvar).sum()) / len(x)
+                loss = (model.recon_loss(logits, x).sum() + kl_per_dim(mu, logvar).sum()) / len(x)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
@@ -215,7 +215,7 @@ def compare_precision(n_epochs: int, n_seeds: int, threads: int) -> None:
                 with patch.object(training, "fast_arithmetic", arithmetic):
                     *_, last = training.train(model, config, images, held_out)
                 speeds[name].append(n_epochs * len(images) / last.seconds)
-                elbos[name].append(-training.held_out_terms(model, held_out, beta=1.0).loss)
+                elbos[name].append(-training.held_out_elbo(model, held_out).loss)
         for name in precisions:
             rows.append(
                 [network, name, f"{median(speeds[name]):,.0f}", f"{mean(elbos[name]):.2f}", f"{stdev(elbos[name]):.2f}"]

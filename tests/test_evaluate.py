@@ -10,7 +10,7 @@ import scipy.special
 import scipy.stats
 import torch
 
-from vae import VAE, ModelConfig, data
+from vae import VAE, ModelConfig, TrainConfig, data
 from vae.checkpoint import load_model, read_metrics
 from vae.data import Images
 from vae.evaluate import (
@@ -18,10 +18,10 @@ from vae.evaluate import (
     evaluate,
     importance_weighted_nll,
     knn_accuracy,
-    reconstruction_mse,
+    reconstructions,
 )
 from vae.latent import encode_images
-from vae.train import held_out_terms
+from vae.train import held_out_elbo
 
 
 def tiny_model(likelihood: str) -> VAE:
@@ -111,19 +111,27 @@ def test_mse_is_the_mean_over_all_pixels(small):
     images = torch.cat([held_out, held_out, held_out])[:777]  # more than one batch, the last one smaller
     mu, _ = encode_images(model, images)
     expected = np.mean((model.recon(mu).numpy() - images.numpy() / 255) ** 2)
-    assert reconstruction_mse(model, images, mu) == pytest.approx(expected, rel=1e-5)
+    assert float((reconstructions(model, mu) - images / 255).square().mean()) == pytest.approx(expected, rel=1e-5)
 
 
 def test_all_figures_of_a_model(small):
     model = load_model(small)
     train, held_out = (data.load("digits", split) for split in data.SPLITS)
     seen: list[tuple[int, int]] = []
-    result = evaluate(model, train, held_out, 10, seed=1, progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(250, 300), (300, 300)]
-    terms = held_out_terms(model, held_out.images, beta=1.0, seed=1)
+    result = evaluate(
+        model,
+        TrainConfig("digits"),
+        train,
+        held_out,
+        10,
+        seed=1,
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    assert seen == [(100, 300), (200, 300), (300, 300)]
+    terms = held_out_elbo(model, held_out.images, seed=1)
     assert (result.elbo, result.recon_loss, result.kl) == (-terms.loss, terms.recon_loss, terms.kl)
-    nll = torch.cat([importance_weighted_nll(model, held_out.images[:250], 10, 1),
-                     importance_weighted_nll(model, held_out.images[250:], 10, 2)])  # fmt: skip
+    batches = held_out.images.split(100)
+    nll = torch.cat([importance_weighted_nll(model, batch, 10, 1 + i) for i, batch in enumerate(batches)])
     assert result.nll == pytest.approx(nll.mean().item())
     assert result.nll_stderr == pytest.approx(scipy.stats.sem(nll.double().numpy()))
     assert result.nll < -result.elbo
@@ -134,6 +142,6 @@ def test_all_figures_of_a_model(small):
 
 def test_nll_may_be_left_out(small):
     few = Images(*(value[:20] for value in vars(data.load("digits", "held_out")).values()))
-    result = evaluate(load_model(small), few, few, n_importance_samples=0)
+    result = evaluate(load_model(small), TrainConfig("digits"), few, few, n_importance_samples=0)
     assert result.nll is None
     assert result.nll_stderr is None

@@ -70,12 +70,40 @@ def test_the_browser_decodes_what_torch_decodes(run, network, activation, likeli
     config = ModelConfig(
         (n_channels, 12, 16), network, channels, (24, 17), 3, activation, likelihood
     )  # neither square nor a power of 2
+    assert decoding_error(run, trained_like(config), half) <= (5e-3 if half else 1e-5)
+
+
+@pytest.mark.parametrize("network", [{"widths": (9,)}, {"network": "conv", "channels": (5, 4), "widths": (9,)}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"likelihood": "continuous_bernoulli"},
+        {"likelihood": "gaussian", "scale": "per_pixel"},
+        {"likelihood": "laplace", "scale": "learned", "dropout": 0.5},
+        {"latent": "codebook", "n_symbols": 7, "symbol_dim": 2},
+        {"latent": "point", "code_activation": "sigmoid"},
+        {"labels": "given", "n_classes": 5},
+    ],
+    ids=lambda settings: " ".join(map(str, settings.values())),
+)
+def test_the_browser_decodes_what_other_families_decode(run, network, settings):
+    model = trained_like(ModelConfig((1, 8, 8), latent_dim=4, **network, **settings))
+    if settings.get("labels") == "given":
+        model = model.for_class(3)
+    assert decoding_error(run, model, half=False) <= 1e-5
+
+
+def trained_like(config: ModelConfig) -> VAE:
     model = VAE(config).eval().requires_grad_(False)
-    model.init_weights(torch.full((n_channels, 12, 16), 0.3), torch.Generator().manual_seed(0))
+    model.init_weights(torch.full(config.image_shape, 0.3), torch.Generator().manual_seed(0))
     for weight in model.parameters():
         weight.add_(0.1 * torch.randn(weight.shape))
-    layers, weights = pack_decoder(model.decoder, half)
-    z = 2 * torch.randn(6, 3)
+    return model
+
+
+def decoding_error(run, model: VAE, half: bool) -> float:
+    layers, weights = pack_decoder(model.decoder, half, model.config.likelihood)
+    z = 2 * torch.randn(6, model.config.latent_dim)
     shown = run(
         """([header, bits, half, zs]) => {
           const bytes = Uint8Array.from(atob(bits), (c) => c.charCodeAt(0));
@@ -84,14 +112,13 @@ def test_the_browser_decodes_what_torch_decodes(run, network, activation, likeli
           return zs.map((z) => Array.from(decoder.decode(z)));
         }""",
         [
-            {"layers": layers, "image_shape": list(config.image_shape)},
+            {"layers": layers, "image_shape": list(model.config.image_shape)},
             base64.b64encode(weights.tobytes()).decode(),
             half,
             z.tolist(),
         ],
     )
-    error = np.abs(np.array(shown) - model.recon(z).flatten(1).numpy()).max()
-    assert error <= (5e-3 if half else 1e-5)
+    return np.abs(np.array(shown) - model.recon(z).flatten(1).numpy()).max()
 
 
 def test_weights_travel_as_half_where_that_loses_nothing():

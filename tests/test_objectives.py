@@ -3,12 +3,35 @@
 import math
 
 import pytest
+import scipy.optimize
+import scipy.spatial
+import scipy.stats
 import torch
-from torch.distributions import Bernoulli, Normal, kl_divergence
+from torch.distributions import Bernoulli, ContinuousBernoulli, Laplace, Normal, kl_divergence
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from vae import VAE
 from vae.config import ModelConfig
-from vae.objectives import bernoulli_nll, gaussian_nll, kl_per_dim, recon_loss
+from vae.objectives import (
+    KERNEL_SCALES,
+    MAX_EXACT_JACOBIAN,
+    bernoulli_nll,
+    codebook_loss,
+    continuous_bernoulli_mean,
+    continuous_bernoulli_nll,
+    contractive_penalty,
+    energy_distance,
+    gaussian_nll,
+    iwae_loss,
+    kl_per_dim,
+    laplace_nll,
+    log_importance_weights,
+    mmd,
+    optimal_sigma,
+    sliced_wasserstein,
+    sparsity_kl,
+    total_correlation,
+)
 
 SHAPE = (5, 3, 4, 6)  # (B, C, H, W), all different: a sum over the wrong axis shows
 
@@ -83,9 +106,9 @@ def test_gaussian_is_torchs(logits, x, sigma):
 
 def test_the_likelihood_is_the_configs(logits, x):
     bernoulli, gaussian = (ModelConfig(SHAPE[1:], likelihood=name, sigma=0.2) for name in ("bernoulli", "gaussian"))
-    torch.testing.assert_close(recon_loss(logits, x, bernoulli), bernoulli_nll(logits, x))
+    torch.testing.assert_close(VAE(bernoulli).recon_loss(logits, x), bernoulli_nll(logits, x))
     expected = -Normal(torch.sigmoid(logits), 0.2).log_prob(x).sum((1, 2, 3))
-    torch.testing.assert_close(recon_loss(logits, x, gaussian), expected)
+    torch.testing.assert_close(VAE(gaussian).recon_loss(logits, x), expected)
 
 
 def test_kl_is_torchs():
@@ -114,3 +137,193 @@ def test_kl_is_never_negative():
 def test_shapes_that_would_broadcast_are_turned_away(term):
     with pytest.raises(ValueError, match="must match"):
         term(torch.zeros(4, 1), torch.zeros(4, 3))
+
+
+# Other likelihoods
+
+
+def test_continuous_bernoulli_is_torchs():
+    logits = torch.cat([torch.linspace(-12, 12, 201), torch.tensor([0.0, 1e-4, -1e-4, 0.099, 0.101])]).double()
+    x = torch.rand(len(logits), generator=torch.Generator().manual_seed(0)).double()
+    judge = ContinuousBernoulli(logits=logits, lims=(0.45, 0.55))
+    nll = continuous_bernoulli_nll(logits.view(-1, 1, 1, 1), x.view(-1, 1, 1, 1))
+    torch.testing.assert_close(nll, -judge.log_prob(x), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(continuous_bernoulli_mean(logits), judge.mean, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("likelihood", ["bernoulli", "continuous_bernoulli"])
+def test_the_mean_is_that_of_the_likelihood(likelihood):
+    """By drawing from it."""
+    model = VAE(ModelConfig((1, 4, 4), likelihood=likelihood))
+    logits = torch.linspace(-6, 6, 16).view(1, 1, 4, 4)
+    judge = {"bernoulli": Bernoulli, "continuous_bernoulli": ContinuousBernoulli}[likelihood](logits=logits)
+    drawn = judge.sample((20_000,)).mean(0)
+    torch.testing.assert_close(model.mean_image(logits), drawn, atol=0.015, rtol=0)
+
+
+@pytest.mark.parametrize("sigma", [0.05, 1.0])
+def test_laplace_is_torchs(logits, x, sigma):
+    recon = torch.sigmoid(logits)
+    expected = -Laplace(recon, sigma).log_prob(x).sum((1, 2, 3))
+    torch.testing.assert_close(laplace_nll(recon, x, sigma), expected)
+
+
+@pytest.mark.parametrize(("likelihood", "judge"), [("gaussian", Normal), ("laplace", Laplace)])
+def test_a_scale_of_each_pixel(logits, x, likelihood, judge):
+    model = VAE(ModelConfig(SHAPE[1:], likelihood=likelihood, scale="per_pixel"))
+    log_sigma = torch.linspace(-2, 1, logits.numel()).view_as(logits)
+    expected = -judge(torch.sigmoid(logits), log_sigma.exp()).log_prob(x).sum((1, 2, 3))
+    torch.testing.assert_close(model.recon_loss(torch.cat([logits, log_sigma], 1), x), expected)
+    assert model.decode(torch.zeros(3, 2)).shape == (3, 2 * SHAPE[1], *SHAPE[2:])
+    assert model.recon(torch.zeros(3, 2)).shape == (3, *SHAPE[1:])
+
+
+def test_the_optimal_sigma_is_where_the_learned_one_comes_to_rest(logits, x):
+    model = VAE(ModelConfig(SHAPE[1:], likelihood="gaussian", scale="learned"))
+    loss = model.recon_loss(logits, x).sum()
+    optimum = optimal_sigma(torch.sigmoid(logits), x)
+    model.log_sigma.data.fill_(math.log(optimum))
+    (slope,) = torch.autograd.grad(model.recon_loss(logits, x).sum(), model.log_sigma)
+    assert abs(slope) < 1e-3 * x.numel()
+    assert model.recon_loss(logits, x).sum() < loss
+
+
+# Other divergences
+
+
+def test_total_correlation_is_chens():
+    generator = torch.Generator().manual_seed(0)
+    mu, logvar, z = (torch.randn(6, 3, generator=generator, dtype=torch.float64) for _ in range(3))
+    expected = 0.0
+    for i in range(6):  # log q(z_i) and each log q(z_id), with weights 1 / (N M)
+        densities = torch.stack([Normal(mu[j], torch.exp(0.5 * logvar[j])).log_prob(z[i]) for j in range(6)])
+        joint = densities.sum(1).exp().sum() / (6 * 50)
+        product = (densities.exp().sum(0) / (6 * 50)).prod()
+        expected += (joint.log() - product.log()) / 6
+    torch.testing.assert_close(total_correlation(z, mu, logvar, 50), expected)
+
+
+def test_sparsity_is_the_kl_of_two_bernoullis():
+    code = torch.rand(20, 5, generator=torch.Generator().manual_seed(0))
+    expected = kl_divergence(Bernoulli(0.05), Bernoulli(code.mean(0))).sum()
+    torch.testing.assert_close(sparsity_kl(code, 0.05), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("network", [{}, {"network": "conv", "channels": (4,), "widths": (8,)}])
+def test_the_contractive_penalty_is_autograds(network):
+    model = VAE(ModelConfig((1, 4, 4), latent="point", latent_dim=3, activation="tanh", **{"widths": (8,)} | network))
+    x = torch.rand(5, 1, 4, 4, requires_grad=True)
+    jacobian = torch.autograd.functional.jacobian(lambda x: model.encode(x)[0], x)  # (B, D, B, C, H, W)
+    expected = torch.stack([jacobian[i, :, i].square().sum() for i in range(5)])
+    penalty = contractive_penalty(model.encode(x)[0], x, torch.Generator())
+    torch.testing.assert_close(penalty, expected, rtol=1e-5, atol=1e-5)
+    penalty.sum().backward()
+    assert all(weight.grad is not None for weight in model.encoder[1:-1].parameters())
+
+
+def test_of_a_large_code_the_contractive_penalty_is_right_on_average():
+    x = torch.rand(1, 1, 4, 4, requires_grad=True)
+    weight = torch.randn(16, 40, generator=torch.Generator().manual_seed(0))
+    code = (x.flatten(1) @ weight).expand(1, -1)
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.stack([contractive_penalty(x.flatten(1) @ weight, x, generator)[0] for _ in range(2000)])
+    assert code.shape[1] > MAX_EXACT_JACOBIAN
+    stderr = draws.std() / len(draws) ** 0.5
+    assert abs(draws.mean() - weight.square().sum()) < 4 * stderr
+
+
+@pytest.mark.parametrize("kernel", ["mmd_rbf", "mmd_imq"])
+def test_mmd_is_the_mean_over_pairs(kernel):
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(7, 3, generator=generator), torch.randn(5, 3, generator=generator) + 1
+
+    def k(x, y):
+        square = float((x - y).square().sum())
+        sizes = [6 * scale for scale in KERNEL_SCALES]
+        return sum(math.exp(-square / c) if kernel == "mmd_rbf" else c / (c + square) for c in sizes)
+
+    within = [
+        sum(k(s[i], s[j]) for i in range(len(s)) for j in range(len(s)) if i != j) / (len(s) * (len(s) - 1))
+        for s in (a, b)
+    ]
+    expected = sum(within) - 2 * sum(k(x, y) for x in a for y in b) / 35
+    assert float(mmd(a, b, kernel)) == pytest.approx(expected, abs=1e-5)
+
+
+def test_sliced_wasserstein_of_a_line_is_scipys():
+    """In one dimension each direction is the line itself; its squared 2-Wasserstein distance by quantiles."""
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(50, 1, generator=generator), 2 * torch.randn(50, 1, generator=generator) + 1
+    cost = scipy.spatial.distance.cdist(a, b, "sqeuclidean")
+    rows, columns = scipy.optimize.linear_sum_assignment(cost)
+    assert float(sliced_wasserstein(a, b, generator)) == pytest.approx(cost[rows, columns].mean(), abs=1e-5)
+
+
+def test_energy_distance_is_scipys():
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(40, 1, generator=generator), torch.randn(40, 1, generator=generator) + 0.5
+    square = scipy.stats.energy_distance(a[:, 0], b[:, 0]) ** 2  # with each point paired with itself too
+    shift = sum(scipy.spatial.distance.pdist(s).mean() / 40 for s in (a, b))
+    assert float(energy_distance(a, b)) == pytest.approx(square - shift, abs=1e-5)
+
+
+def test_the_codebook_loss_moves_the_vectors_and_commits_the_code():
+    code, nearest = (torch.randn(4, 6, requires_grad=True) for _ in range(2))
+    loss = codebook_loss(code, nearest)
+    torch.testing.assert_close(loss, 1.25 * (code - nearest).square().sum(1))
+    loss.sum().backward()
+    torch.testing.assert_close(nearest.grad, 2 * (nearest - code).detach())
+    torch.testing.assert_close(code.grad, 0.5 * (code - nearest).detach())
+
+
+# The importance-weighted bound
+
+
+@pytest.fixture
+def tiny():
+    model = VAE(ModelConfig((1, 4, 4), widths=(8,), latent_dim=2))
+    model.init_weights(torch.full((1, 4, 4), 0.3), torch.Generator().manual_seed(0))
+    x = (torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(1)) < 0.4).float()
+    return model, x
+
+
+def test_the_bound_is_the_papers(tiny):
+    """Equation 8, written with torch's densities."""
+    model, x = tiny
+    mu, logvar = model.encode(x)
+    loss = iwae_loss(model, x, mu, logvar, 7, torch.Generator().manual_seed(5))
+    eps = torch.randn(7, 3, 2, generator=torch.Generator().manual_seed(5))
+    q = Normal(mu, torch.exp(0.5 * logvar))
+    z = mu + torch.exp(0.5 * logvar) * eps
+    log_weights = torch.stack([
+        Bernoulli(logits=model.decode(part)).log_prob(x).sum((1, 2, 3)) + Normal(0.0, 1.0).log_prob(part).sum(1)
+        - q.log_prob(part).sum(1)
+        for part in z
+    ])  # fmt: skip
+    torch.testing.assert_close(loss, math.log(7) - torch.logsumexp(log_weights, 0), rtol=1e-5, atol=1e-5)
+
+
+def test_its_gradient_is_the_bounds_on_average(tiny):
+    """Judge: autograd through the bound itself, averaged over many draws."""
+    model, x = tiny
+    weights = list(model.parameters())
+    generator = torch.Generator().manual_seed(0)
+
+    def mean_gradient(loss, n):
+        draws = []
+        for _ in range(n):
+            mu, logvar = model.encode(x)
+            gradients = torch.autograd.grad(loss(mu, logvar).sum(), weights)
+            draws.append(torch.cat([gradient.flatten() for gradient in gradients]))
+        draws = torch.stack(draws)
+        return draws.mean(0), draws.std(0) / n**0.5
+
+    def whole(mu, logvar):
+        eps = torch.randn(5, *mu.shape, generator=generator)
+        return -torch.logsumexp(log_importance_weights(model, x, mu, logvar, eps), 0)
+
+    ours, our_error = mean_gradient(lambda mu, logvar: iwae_loss(model, x, mu, logvar, 5, generator), 3000)
+    judge, judge_error = mean_gradient(whole, 3000)
+    error = (our_error.square() + judge_error.square()).sqrt() + 1e-6
+    assert ((ours - judge).abs() / error).max() < 5
+    assert ours.norm() > 10 * error.norm()

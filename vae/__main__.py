@@ -20,7 +20,6 @@ from vae.embeddings import work_embedding
 from vae.evaluate import evaluate
 from vae.families import FAMILIES
 from vae.latent import EMBEDDINGS
-from vae.prior import read_prior
 from vae.processes import RunError, print_to, stand_by
 from vae.train import Record, TrainingError
 from vae.worker import rehearse, work
@@ -180,15 +179,9 @@ def run_evaluate(args: argparse.Namespace) -> None:
     train, held_out = (data.load_targets(training.dataset, split, training.targets) for split in data.SPLITS)
     with _bar(total=len(held_out.images), unit="image") as bar:
         result = evaluate(
-            model,
-            training,
-            train,
-            held_out,
-            args.importance_samples,
-            args.seed,
+            model, training, train, held_out, args.importance_samples, args.seed,
             lambda done, _: bar.update(done - bar.n),
-            read_prior(folder, model.config.latent_dim),
-        )
+        )  # fmt: skip
         bar.update(bar.total - bar.n)
     figures = {"name": args.name, "dataset": training.dataset, **asdict(result)}
     if args.json:

@@ -215,6 +215,11 @@ class TrainConfig:
         check_number("label_weight", self.label_weight, 0, 10_000)
 
 
+def has_prior(model: ModelConfig, training: TrainConfig) -> bool:
+    """Whether training drew the codes to N(0, I), so that a z from there means something to the decoder."""
+    return model.latent == "gaussian" or training.objective in DISTANCES
+
+
 def check_fit(model: ModelConfig, training: TrainConfig) -> None:
     """Raises ConfigError where a model can't be trained so."""
     fitting = OBJECTIVES[model.latent]

@@ -19,7 +19,7 @@ from vae.data import Images, corrupt, shape_factors, to_float
 from vae.latent import encode_images
 from vae.model import VAE
 from vae.objectives import kl_per_dim, log_importance_weights
-from vae.prior import Prior, fit_prior
+from vae.prior import own_prior
 from vae.train import evaluating, held_out_elbo
 
 ACTIVE_UNIT_VARIANCE = 0.01  # Burda et al., arXiv:1509.00519, section 5.1
@@ -302,11 +302,10 @@ def evaluate(
     n_importance_samples: int = 100,
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
-    prior: Prior | None = None,
 ) -> Evaluation:
     """All figures of a model on the CPU. progress is called with held-out images done, images in all.
 
-    prior: from which z is drawn for samples; by default that of the model, or one fitted to the training codes.
+    Samples are of `prior.own_prior`, fitted to the training codes where the model has none.
     """
     is_variational = model.config.latent == "gaussian"
     with evaluating(model):
@@ -317,7 +316,7 @@ def evaluate(
         nll = stderr = None
         if n_importance_samples and is_variational:
             nll, stderr = estimate_nll(model, held_out.images, n_importance_samples, seed, held_out.labels, progress)
-        prior = prior or fit_prior(model, train_mu, train_logvar, seed)
+        prior = own_prior(model, config, train_mu, train_logvar)
         generator = torch.Generator().manual_seed(seed)
         n_compared = min(N_COMPARED, len(x))
         given = held_out.labels[:n_compared]

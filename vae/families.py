@@ -209,7 +209,8 @@ FAMILIES: dict[str, Family] = {
     ),
     "ae-l2": Family(
         "Autoencoder with L2 penalty",
-        "The sum of the code's squares costs something: codes stay near 0.",
+        "The sum of the code's squares costs something: codes stay near 0, which keeps the plain autoencoder's from "
+        "spreading without bounds.",
         "Hoerl & Kennard 1970; Ghosh et al., arXiv:1903.12436",
         {"latent": "point", "objective": "l2"},
     ),

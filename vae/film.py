@@ -20,7 +20,7 @@ from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor, nn
 
 from vae.checkpoint import write_atomically
-from vae.config import ModelConfig, TrainConfig
+from vae.config import ModelConfig, TrainConfig, has_prior
 from vae.data import Images, corrupt, to_float
 from vae.evaluate import active_dims
 from vae.latent import encode_images, project_axes, project_pca
@@ -82,21 +82,21 @@ def example_indices(labels: Tensor) -> Tensor:
 class Camera:
     """Takes frames of one model in training; the plane turns as little as it can from one to the next.
 
-    A model that denoises is shown its examples corrupted, always in the same way.
+    config: of the training; its corruption is what the examples suffer, always in the same way.
     """
 
-    def __init__(self, held_out: Images, config: TrainConfig):
+    def __init__(self, held_out: Images, config: TrainConfig | None = None):
+        self.config = config or TrainConfig("digits")
         self.images, self.labels = held_out.images[:N_POINTS], held_out.labels[:N_POINTS]
         self.examples = example_indices(self.labels)
         clean, generator = to_float(self.images[self.examples]), torch.Generator().manual_seed(0)
-        self.seen = corrupt(clean, config.corruption, config.corruption_level, generator)
-        self.is_corrupted = config.corruption != "none"
+        self.seen = corrupt(clean, self.config.corruption, self.config.corruption_level, generator)
         self.last_points: Tensor | None = None
 
     def still(self) -> Still:
         """What all frames share."""
         rows = [self.images[self.examples]]
-        if self.is_corrupted:
+        if self.config.corruption != "none":
             padding = rows[0].new_full((-len(rows[0]) % SHEET_COLUMNS, *rows[0].shape[1:]), 128)
             rows += [padding, to_uint8(self.seen)]
         return Still(self.labels, png_bytes(grid(torch.cat(rows), SHEET_COLUMNS), 1))
@@ -128,7 +128,7 @@ class Camera:
         codes, _ = model.encode(self.seen.to(device), labels)
         recon = decode_pictures(model, codes, labels)
         z = torch.randn(N_SAMPLES, mu.shape[1], generator=torch.Generator().manual_seed(0))
-        if model.config.latent != "gaussian":
+        if not has_prior(model.config, self.config):
             z = gaussian_like(mu, z)
         classes = torch.arange(N_SAMPLES, device=device) % SHEET_COLUMNS % model.config.n_classes if is_told else None
         padding = recon.new_full((-len(recon) % SHEET_COLUMNS, *recon.shape[1:]), 128)

@@ -6,20 +6,16 @@ A plain autoencoder has no prior: what is fitted here is our guess at where its 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
+from vae.config import TrainConfig, has_prior
 from vae.model import VAE
 
-PRIOR_FILE = "prior.safetensors"
-N_COMPONENTS = 20
-N_FITTED = 10_000  # codes at most that a mixture is fitted to
+N_COMPONENTS = 10
+N_FITTED = 5000  # codes at most that a mixture is fitted to
 
 
 class Prior(Protocol):
@@ -56,6 +52,11 @@ class Mixture:
     def about(self) -> str:
         return f"z from a mixture of {len(self.weights)} Gaussians, fitted to the codes after training"
 
+    @property
+    def centre(self) -> Tensor:
+        """The mean, (D,)."""
+        return self.weights @ self.means
+
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         which = torch.multinomial(self.weights, n, replacement=True, generator=generator)
         eps = torch.randn(n, self.means.shape[1], 1, generator=generator)
@@ -69,12 +70,17 @@ class Mixture:
 
 @dataclass(frozen=True)
 class SymbolFrequencies:
-    """Each part of a code draws a codebook's symbol as often as the training images have it there; that which symbols
-    come together is not in it."""
+    """Each part of a code draws a codebook's symbol as often as the images have it there; which symbols come together
+    is not in it."""
 
     shares: Tensor  # (P, K), each row summing to 1
     vectors: Tensor  # (K, S): of the codebook
-    about: str = "each symbol drawn by its frequency in the training images, independently of the others"
+    about: str = "each symbol drawn by its frequency in the codes, independently of the others"
+
+    @property
+    def centre(self) -> Tensor:
+        """The mean, (D,)."""
+        return (self.shares @ self.vectors).flatten()
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         symbols = torch.multinomial(self.shares, n, replacement=True, generator=generator).T  # (n, P)
@@ -108,29 +114,10 @@ def count_symbols(model: VAE, mu: Tensor) -> SymbolFrequencies:
     return SymbolFrequencies(counts / len(mu), model.codebook.vectors.detach().cpu())
 
 
-def fit_prior(model: VAE, mu: Tensor, logvar: Tensor, seed: int = 0) -> Prior:
-    """The prior of a VAE, which needs no codes; else one that is fitted to the codes (N, D) of training images."""
-    if model.config.latent == "gaussian":
+def own_prior(model: VAE, config: TrainConfig, mu: Tensor, logvar: Tensor) -> Prior:
+    """N(0, I) where training drew the codes there; else what is fitted to the codes mu, logvar (N, D) of images."""
+    if has_prior(model.config, config):
         return StandardNormal(model.config.latent_dim)
     if model.config.latent == "codebook":
         return count_symbols(model, mu)
-    return fit_mixture(mu, logvar, seed)
-
-
-def prior_to_bytes(prior: Prior) -> bytes:
-    """Of a fitted one."""
-    tensors = {name: value for name, value in vars(prior).items() if isinstance(value, Tensor)}
-    return tensors_to_bytes({name: value.contiguous() for name, value in tensors.items()})
-
-
-def read_prior(folder: Path, n_dims: int) -> Prior | None:
-    """The prior that was fitted to a checkpoint's codes; None if there is none, or it is no such file."""
-    try:
-        tensors = load_tensors((folder / PRIOR_FILE).read_bytes())
-        prior: Prior = (
-            SymbolFrequencies(tensors["shares"], tensors["vectors"]) if "shares" in tensors else Mixture(**tensors)
-        )
-        fits = prior.sample(2, torch.Generator().manual_seed(0)).shape == (2, n_dims)
-    except (OSError, SafetensorError, TypeError, KeyError, ValueError, RuntimeError, IndexError):
-        return None
-    return prior if fits else None
+    return fit_mixture(mu, logvar)

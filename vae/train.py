@@ -271,7 +271,9 @@ def to_terms(values: Tensor) -> Terms:
 
 
 @torch.inference_mode()
-def held_out_elbo(model: VAE, images: Tensor, labels: Tensor | None = None, seed: int = 0) -> Terms:
+def held_out_elbo(
+    model: VAE, images: Tensor, labels: Tensor | None = None, seed: int = 0, batch_size: int = 500
+) -> Terms:
     """Reconstruction and KL with one z for each image, whatever the model was trained for: loss is -ELBO, or the
     reconstruction alone where a code has no spread.
 
@@ -282,8 +284,8 @@ def held_out_elbo(model: VAE, images: Tensor, labels: Tensor | None = None, seed
     given = labels if model.config.labels == "given" else None
     has_kl = model.config.latent == "gaussian"
     with evaluating(model):
-        for i in range(0, len(images), 500):
-            x, y = to_float(images[i : i + 500]), None if given is None else given[i : i + 500]
+        for i in range(0, len(images), batch_size):
+            x, y = to_float(images[i : i + batch_size]), None if given is None else given[i : i + batch_size]
             mu, logvar = model.encode(x, y)
             recon_sum += model.recon_loss(model.decode(model.sample_z(mu, logvar, generator), y), x).sum().item()
             kl_sum += kl_per_dim(mu, logvar).sum().item() if has_kl else 0.0
@@ -296,9 +298,9 @@ def train(
     config: TrainConfig,
     train_images: Tensor,
     held_out_images: Tensor,
+    should_stop: Callable[[], bool] = lambda: False,
     train_labels: Tensor | None = None,
     held_out_labels: Tensor | None = None,
-    should_stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Record]:
     """Trains a fresh model in place and yields Records: at the start, often at first, then evenly, at each epoch's end.
 

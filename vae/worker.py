@@ -16,12 +16,11 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
-from vae import data, prior
+from vae import data
 from vae.checkpoint import (
     CheckpointError,
     Metrics,
     find,
-    load_model,
     read_changes,
     read_config,
     read_json,
@@ -103,7 +102,7 @@ def _train_in(folder: Path) -> Iterator[Record]:
     labels = train_data.labels, held_out.labels
     training = Training(VAE(model_config), config, train_data.images, held_out.images, *labels)
     take_up(folder, training)
-    diary = _Diary(folder, training, train_data, held_out)
+    diary = _Diary(folder, training, held_out)
     steering = _Steering(folder, training, diary.film)
     write_state(folder, "running", "Training.")
     for record in training.records(steering):
@@ -154,7 +153,7 @@ def rehearse() -> None:
         config = TrainConfig("digits", epochs=1, threads=1, device="cpu")
         configure_torch(config)
         training = Training(VAE(ModelConfig((1, 8, 8), widths=(8,))), config, images.images, images.images)
-        diary = _Diary(Path(folder), training, images, images)
+        diary = _Diary(Path(folder), training, images)
         for record in training.records():
             diary.keep(record)
             diary.film.offer(forced=True)
@@ -268,10 +267,10 @@ class _Steering:
 class _Diary:
     """Writes history, film, state and results of a run: as often as each may cost, and all of them at the end."""
 
-    def __init__(self, folder: Path, training: Training, train: Images, held_out: Images):
+    def __init__(self, folder: Path, training: Training, held_out: Images):
         self.folder, self.training = folder, training
         self.film = _Filming(folder, training, held_out)
-        self.results = _Results(folder, training, train, held_out)
+        self.results = _Results(folder, training, held_out)
         self.next_results, self.next_state = training.seconds + 5.0, training.seconds + 0.5  # seconds of training
 
     def keep(self, record: Record) -> None:
@@ -298,7 +297,6 @@ class _Diary:
         write_state(self.folder, "running", "Encoding the held-out images.")
         self.film.offer(forced=True)
         self.results.save()
-        self.results.fit_prior()
         if is_finished:
             self._slim_state()
         (self.folder / LIVE_FILE).unlink(missing_ok=True)
@@ -315,7 +313,11 @@ class _Filming:
     """Takes the frames of a run's film: often at first, then as often as they may cost; each is also the live view."""
 
     def __init__(self, folder: Path, training: Training, held_out: Images):
-        self.folder, self.training, self.camera = folder, training, Camera(held_out, training.config)
+        self.folder, self.training, self.camera = (
+            folder,
+            training,
+            Camera(held_out, training.config),
+        )
         self.writer = FilmWriter(folder, self.camera.still(), training.step if training.has_begun else -1)
         self.camera.follow(self.writer.frames)
         self.next_frame, self.last_step = 0.0, -1
@@ -344,8 +346,8 @@ class _Filming:
 class _Results:
     """Saves what others open: weights, codes and figures."""
 
-    def __init__(self, folder: Path, training: Training, train: Images, held_out: Images):
-        self.folder, self.training, self.train, self.held_out = folder, training, train, held_out
+    def __init__(self, folder: Path, training: Training, held_out: Images):
+        self.folder, self.training, self.held_out = folder, training, held_out
         self.config = training.config
 
     def save(self) -> None:
@@ -370,15 +372,6 @@ class _Results:
         values = {"recon_loss": image_recon_loss(stored, images, mu, labels)}
         values |= data.known_factors(self.config.dataset, "held_out")
         save_results(self.folder, stored, Latents(mu, logvar, labels, values=values), metrics, self.config.half)
-
-    def fit_prior(self) -> None:
-        """A model that has no prior gets one for sampling; it is fitted to the weights that `save` stored."""
-        if self.training.model.config.latent == "gaussian":
-            return
-        stored = load_model(self.folder)
-        some = slice(prior.N_FITTED)
-        mu, logvar = encode_images(stored, self.train.images[some], self.train.labels[some])
-        write_atomically({self.folder / prior.PRIOR_FILE: prior.prior_to_bytes(prior.fit_prior(stored, mu, logvar))})
 
     def _as_stored(self, value: Tensor) -> Tensor:
         value = value.detach().cpu()

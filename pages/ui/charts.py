@@ -15,7 +15,7 @@ SPLITS = {"train": "training", "held_out": "held-out"}
 
 def _points(records: list[Record], term: str, split: str, axis: str) -> tuple[list[float], list[float]]:
     """Epochs, or seconds, and nats of one curve."""
-    kept = [record for record in records if getattr(record, split)]
+    kept = [record for record in records if getattr(getattr(record, split), term, None) is not None]
     return [getattr(record, axis) for record in kept], [getattr(getattr(record, split), term) for record in kept]
 
 

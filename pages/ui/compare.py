@@ -8,13 +8,13 @@ import streamlit as st
 
 from pages.ui.charts import overlay
 from pages.ui.latent_map import CLASS_COLOURS
-from pages.ui.runs_table import kl_terms
+from pages.ui.runs_table import kl_terms, likelihood_title
 from vae.checkpoint import CheckpointError, find, read_history
 from vae.processes import ACTIVE_STATES
 from vae.runs import Run
 from vae.train import N_LIVE_HELD_OUT, Record
 
-TERM_TITLES = {"loss": "Loss", "recon_loss": "Reconstruction", "kl": "KL"}
+TERM_TITLES = {"loss": "Loss", "recon_loss": "Reconstruction", "kl": "KL", "penalty": "Penalty"}
 SPLIT_TITLES = {"held_out": "Held-out", "train": "Training", "both": "Both"}
 AXIS_TITLES = {"epoch": "Epochs", "seconds": "Seconds"}
 
@@ -51,13 +51,14 @@ def _history(name: str) -> list[Record]:
 def _caveat(chosen: list[Run], term: str) -> str:
     """What keeps the curves from being compared; empty if nothing does."""
     images = {run.summary.training.dataset for run in chosen}
-    likelihoods = {(run.summary.model.likelihood, run.summary.model.sigma) for run in chosen}
-    likelihoods = {(kind, sigma if kind == "gaussian" else None) for kind, sigma in likelihoods}
+    likelihoods = {(likelihood_title(run.summary.model), run.summary.training.targets) for run in chosen}
     if term != "kl" and (len(images) > 1 or len(likelihoods) > 1):
         return "These runs differ in their images or likelihood: their nats count different things."
-    betas = {(run.summary.training.beta, kl_terms(run.summary.training)) for run in chosen}
-    if term == "loss" and len(betas) > 1:
-        return "These runs weigh the KL differently, so their losses can't be compared; reconstruction and KL can."
+    losses = {
+        (run.summary.training.objective, run.summary.training.beta, kl_terms(run.summary.training)) for run in chosen
+    }
+    if term == "loss" and len(losses) > 1:
+        return "These runs differ in their objective, so their losses can't be compared; reconstruction and KL can."
     return ""
 
 

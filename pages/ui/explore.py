@@ -6,11 +6,19 @@ import streamlit as st
 from torch import Tensor
 
 from pages.ui.latent_map import Selection, Spot, answer, latent_map, map_payload
-from pages.ui.models import MapChoice, OpenModel, image_name, map_latents, open_or_stop, project, source_images
+from pages.ui.models import (
+    MapChoice,
+    OpenModel,
+    image_name,
+    map_latents,
+    open_or_stop,
+    project,
+    reconstructions,
+    source_images,
+)
 from pages.ui.pictures import show_pictures
 from pages.ui.selection import show_selection
 from vae.latent import nearest_codes
-from vae.pictures import decode_pictures
 
 N_NEIGHBOURS = 5
 
@@ -61,7 +69,7 @@ def _show_neighbours(opened: OpenModel, choice: MapChoice, spot: Spot) -> None:
     originals = source_images(opened, choice.images)
     kind = "held-out images" if choice.images == "held_out" else "images"
     if originals is None:
-        pictures = decode_pictures(opened.model, latents.mu[indices])
+        pictures = reconstructions(opened, latents.mu[indices], latents.labels[indices])
         what = f"{kind}, as the model reconstructs them (the data set is not on this machine),"
     else:
         pictures, what = originals[indices], kind

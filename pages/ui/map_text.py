@@ -11,6 +11,12 @@ from pages.ui.models import MapChoice, OpenModel, held_out_trust, map_latents, p
 from vae.checkpoint import CheckpointError, find, read_metrics
 from vae.data import dataset_info
 
+CODES = {
+    "gaussian": "The encoder answers each image with a normal distribution q(z|x); the point is its mean mu.",
+    "point": "The encoder answers each image with one code, the point; it has no spread, so there is no posterior.",
+    "codebook": "The encoder answers each image with a place in latent space, the point; the decoder gets the symbols "
+    "of the codebook that lie nearest.",
+}
 _BUT_POSTERIOR = "With Posterior on, it takes the nearest image and decodes that one's z."
 
 
@@ -30,20 +36,20 @@ def _show_figures(opened: OpenModel, choice: MapChoice) -> None:
         pass
     else:
         over = f"Nats per image, mean over {metrics.n_images:,} held-out images."
-        figures |= {
-            "Held-out ELBO, nats": (
+        if metrics.elbo is not None:
+            figures["Held-out ELBO, nats"] = (
                 f"{metrics.elbo:.2f}",
                 f"−(reconstruction + KL): a lower bound on log p(x); higher is better. {over}",
-            ),
-            "Reconstruction, nats": (
-                f"{metrics.recon_loss:.2f}",
-                f"−log p(x|z), summed over pixels: what the picture misses. {over}",
-            ),
-            "KL, nats": (
+            )
+        figures["Reconstruction, nats"] = (
+            f"{metrics.recon_loss:.2f}",
+            f"−log p(x|z), summed over pixels: what the picture misses. {over}",
+        )
+        if metrics.kl is not None:
+            figures["KL, nats"] = (
                 f"{metrics.kl:.2f}",
                 f"KL(q(z|x) ‖ p(z)), summed over latent dimensions: what the code tells of the image. {over}",
-            ),
-        }
+            )
     trust = held_out_trust(opened, choice)
     figures["Trustworthiness of the map"] = (
         "–" if math.isnan(trust) else f"{trust:.3f}",
@@ -59,18 +65,16 @@ def _reading(opened: OpenModel, choice: MapChoice) -> str:
     title = dataset_info(opened.training.dataset).title
     n = len(map_latents(opened, choice).mu)
     which = "held-out images" if choice.images == "held_out" else "images, held out and trained on,"
-    points = (
-        f"The {n:,} points are {which} of {title}. The encoder answers each image with a normal distribution "
-        "q(z|x); the point is its mean mu."
-    )
+    points = f"The {n:,} points are {which} of {title}. {CODES[opened.config.latent]}{_told(opened)}"
+    but_posterior = _BUT_POSTERIOR if opened.has_spread else ""
     if choice.kind == "z":
-        return f"{points} {_reading_z(opened, n_dims)}"
+        return f"{points} {_reading_z(opened, n_dims, but_posterior)}"
     if choice.kind == "pca":
         share = project(opened, choice).explained_variance
         return (
             f"{points} z has {n_dims} dimensions; the plane is that of the two directions in which mu varies most, and "
             f"shows **{share:.0%}** of its variance. A click decodes exactly the z on this plane; the other directions "
-            f"stay at their mean, so a click on a point need not give that image. {_BUT_POSTERIOR}"
+            f"stay at their mean, so a click on a point need not give that image. {but_posterior}"
         )
     if choice.kind == "dims":
         across, up = map(axis_name, choice.dims)
@@ -78,7 +82,7 @@ def _reading(opened: OpenModel, choice: MapChoice) -> str:
         return (
             f"{points} Of its {n_dims} dimensions the map shows {across} and {up} and hides the others. What is "
             f"decoded under the pointer has these two, and holds the others {held}: so a click on a point need not "
-            f"give that image. {_BUT_POSTERIOR}"
+            f"give that image. {but_posterior}"
         )
     what = {
         "tsne": "t-SNE lays {n} dimensions out so that near neighbours stay near; it keeps no distances between far "
@@ -89,17 +93,29 @@ def _reading(opened: OpenModel, choice: MapChoice) -> str:
     return f"{points} {what} It **has no inverse**: pointer and click take the nearest encoded image and decode its z."
 
 
-def _reading_z(opened: OpenModel, n_dims: int) -> str:
+def _told(opened: OpenModel) -> str:
+    if opened.told is None:
+        return ""
+    return (
+        f" It was told each image's class, and so is the decoder: under the pointer it draws class "
+        f"**{opened.class_names[opened.told]}**, as chosen above."
+    )
+
+
+def _reading_z(opened: OpenModel, n_dims: int, but_posterior: str) -> str:
     if n_dims == 1:
         return "This model has one latent dimension: left and right is z; up and down is chance."
-    pull = (
-        "to which the KL term pulls all codes"
-        if opened.training.beta
-        else "to which nothing pulled the codes, for β was 0"
-    )
+    exact = "The axes are z itself: what you click is what the decoder gets, nothing is lost in between."
+    if opened.config.latent == "codebook":
+        exact = (
+            "The axes are what the encoder gives; the decoder takes the nearest symbols, so pictures change in steps."
+        )
+    if not opened.has_prior:
+        return f"{exact} Nothing pulled the codes to a prior; where none lies, the decoder was never asked."
+    what_pulls = "the KL term" if opened.has_spread else "the distance from the prior in the loss"
+    pull = f"to which {what_pulls} pulls all codes" if opened.training.beta else "to which nothing pulled, for β was 0"
     return (
-        "The axes are z itself: what you click is what the decoder gets, nothing is lost in between. "
-        f"{_BUT_POSTERIOR} "
+        f"{exact} {but_posterior} "
         f"The dashed circles are 1, 2 and 3 standard deviations of the prior N(0, I), {pull}; far from every point "
         "the decoder was never trained, and what it draws there means little."
     )
@@ -119,18 +135,21 @@ def _layers(opened: OpenModel, choice: MapChoice) -> str:
         )
     if invertible and n_dims > 1:
         lines.append(
-            "**Density**: three bands that hold 39, 86 and 99 % of the points, as the circles at 1, 2 and 3 σ do of "
-            "the prior. If the codes mu were distributed as the prior, each band would end at its circle; wide "
-            "posteriors leave the bands inside."
+            "**Density**: three bands that hold 39, 86 and 99 % of the points"
+            + (
+                ", as the circles at 1, 2 and 3 σ do of the prior. If the codes mu were distributed as the prior, each "
+                "band would end at its circle; wide posteriors leave the bands inside."
+                if opened.has_prior
+                else "."
+            )
         )
-    if invertible:
-        also = (
-            ""
-            if n_dims <= 2
-            else " The ellipse is what this plane shows of it; the picture keeps the image's other dimensions."
-        )
+    if invertible and opened.has_prior:
+        also = ""
+        if n_dims > 2:
+            also = " The ellipse is what this plane shows of it; the picture keeps the image's other dimensions."
         what = "lines" if n_dims == 1 else "circles"
         lines.append(f"**Prior**: N(0, I) as this plane cuts it, {what} at 1, 2 and 3 standard deviations about z = 0.")
+    if invertible and opened.has_spread:
         lines.append(
             "**Posterior**: click a point for its q(z|x), drawn to scale at 1 σ and 2 σ with 50 samples; drag the "
             f"ring to choose ε in z = mu + σ · ε and watch the picture follow.{also}"

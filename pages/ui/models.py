@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vae import VAE, ModelConfig, TrainConfig, data
 from vae.checkpoint import CheckpointError, find, list_checkpoints, load_latents, load_model, read_config
+from vae.config import has_prior
 from vae.data import DataError
 from vae.latent import (
     Latents,
@@ -24,6 +25,7 @@ from vae.latent import (
     project_pca,
     trustworthiness,
 )
+from vae.pictures import decode_pictures
 
 DEFAULT_MODEL = "mnist-2d"
 
@@ -37,8 +39,19 @@ class OpenModel:
     config: ModelConfig
     training: TrainConfig
     class_names: tuple[str, ...]
-    model: VAE
+    model: VAE  # of a model with labels that are given: as told one class
     latents: Latents
+    whole: VAE  # as trained
+    told: int | None = None  # the class that `model` is told
+
+    @property
+    def has_prior(self) -> bool:
+        return has_prior(self.config, self.training)
+
+    @property
+    def has_spread(self) -> bool:
+        """Whether a code is a distribution."""
+        return self.config.latent == "gaussian"
 
 
 @dataclass(frozen=True)
@@ -76,7 +89,21 @@ def pick_model(label: str = "Model") -> OpenModel:
         st.warning(f"There is no model {asked!r} to open here; another one is shown.")
     default = names.index(DEFAULT_MODEL) if DEFAULT_MODEL in names else 0
     name = st.selectbox(label, names, index=default, key="model", on_change=forget_place, **LINKED)
-    return open_or_stop(name)
+    opened = open_or_stop(name)
+    return opened if opened.told is None else _pick_class(opened)
+
+
+def _pick_class(opened: OpenModel) -> OpenModel:
+    """What the decoder of a conditional model is told."""
+    st.segmented_control(
+        "Class that the decoder is told", range(len(opened.class_names)), default=opened.told, required=True,
+        format_func=lambda label: opened.class_names[label], key=_told_key(opened.name),
+    )  # fmt: skip
+    return open_or_stop(opened.name)
+
+
+def _told_key(name: str) -> str:
+    return f"told {name}"
 
 
 def show_problems(problems: list[str]) -> None:
@@ -90,7 +117,8 @@ def show_problems(problems: list[str]) -> None:
 def open_model(name: str) -> OpenModel:
     """Raises CheckpointError if the checkpoint is missing, damaged or foreign."""
     folder = find(name)
-    return _open(name, folder, _stamp(folder))
+    told = st.session_state.get(_told_key(name)) or 0
+    return _open(name, folder, _stamp(folder), told)
 
 
 def _stamp(folder: Path) -> tuple[int, ...]:
@@ -108,11 +136,19 @@ def open_or_stop(name: str) -> OpenModel:
 
 
 @st.cache_resource(max_entries=16, show_spinner=False)
-def _open(name: str, folder: Path, stamp: tuple[int, ...]) -> OpenModel:
+def _open(name: str, folder: Path, stamp: tuple[int, ...], told: int) -> OpenModel:
     config, training = read_config(folder)
-    latents = load_latents(folder)
+    latents, whole = load_latents(folder), load_model(folder)
     class_names = data.dataset_info(training.dataset).class_names if latents.has_labels else ("image",)
-    return OpenModel(name, stamp, config, training, class_names, load_model(folder), latents)
+    if config.labels != "given":
+        return OpenModel(name, stamp, config, training, class_names, whole, latents, whole)
+    model = whole.for_class(told)
+    return OpenModel(name, (*stamp, told), config, training, class_names, model, latents, whole, told)
+
+
+def reconstructions(opened: OpenModel, mu: Tensor, labels: Tensor) -> Tensor:
+    """decode(mu) of images with these classes, (N, D) and (N,) -> uint8 (N, C, H, W)."""
+    return decode_pictures(opened.whole, mu, labels if opened.told is not None else None)
 
 
 def map_latents(opened: OpenModel, choice: MapChoice) -> Latents:
@@ -125,10 +161,10 @@ def map_latents(opened: OpenModel, choice: MapChoice) -> Latents:
 )
 def _encode_all(opened: OpenModel) -> Latents:
     held_out, train = opened.latents, data.load(opened.training.dataset, "train")
-    mu, logvar = encode_images(opened.model, train.images)
+    mu, logvar = encode_images(opened.whole, train.images, train.labels)
     values = {}
     if "recon_loss" in held_out.values:
-        losses = image_recon_loss(opened.model, train.images, mu)
+        losses = image_recon_loss(opened.whole, train.images, mu, train.labels)
         values["recon_loss"] = torch.cat([held_out.values["recon_loss"], losses])
     return Latents(
         mu=torch.cat([held_out.mu, mu]),

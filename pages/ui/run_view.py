@@ -12,10 +12,11 @@ from pages.ui import visitor
 from pages.ui.instrument import instrument, live_payload, replay_payload
 from pages.ui.pictures import save_film_button
 from pages.ui.run_actions import continue_run, why_not
-from pages.ui.runs_table import kl_terms, layers
+from pages.ui.runs_table import kl_terms, layers, likelihood_title
 from vae import ModelConfig, TrainConfig, data, runs
 from vae.checkpoint import CheckpointError, find, load_model, read_config, read_metrics
 from vae.config import ConfigError
+from vae.families import FAMILIES, family_of
 from vae.film import EARLY_SECONDS, FILM_FILE, LIVE_FILE, Camera, read_film, read_live
 from vae.processes import ACTIVE_STATES, RunError
 from vae.runs import RunStatus
@@ -23,6 +24,7 @@ from vae.train import N_LIVE_HELD_OUT
 
 REFRESH_SECONDS, LATER_REFRESH_SECONDS = 0.4, 1.0
 FIRST_RECORD_SECONDS = 0.6  # that a page which has just started a run waits for the first point of its curve
+WITHOUT_BETA = ("iwae", "reconstruction")  # objectives whose loss has no weight
 SLOW_DELAY = 0.25  # seconds between two batches in slow motion
 FILES = ("config.json", "history.jsonl", FILM_FILE, LIVE_FILE, "model.safetensors")
 
@@ -72,9 +74,9 @@ def _await_first_record(name: str) -> None:
 
 def _describe(model: ModelConfig, training: TrainConfig) -> str:
     """A run's settings in one line."""
-    likelihood = f"Gaussian, σ {model.sigma:g}" if model.likelihood == "gaussian" else "Bernoulli"
     parts = [
-        training.dataset, f"{layers(model)}, {model.activation}", likelihood, f"β {training.beta:g}",
+        FAMILIES[family_of(model, training)].title, training.dataset, f"{layers(model)}, {model.activation}",
+        likelihood_title(model), f"β {training.beta:g}",
         kl_terms(training), f"{training.epochs:,} epochs", f"batch {training.batch_size}",
         f"learning rate {training.learning_rate:g}, {training.schedule}", f"seed {training.seed}",
     ]  # fmt: skip
@@ -148,7 +150,8 @@ def _show_controls(status: RunStatus) -> None:
     _, training = read_config(find(name))
     left, right = st.columns(2)
     with left:
-        _number("β from now on", f"beta {name}", control.beta, training.beta, 0.5, lambda x: runs.set_beta(name, x))
+        if training.objective not in WITHOUT_BETA:
+            _number("β from now on", f"beta {name}", control.beta, training.beta, 0.5, lambda x: runs.set_beta(name, x))
     with right:
         _number(
             "Rate from now on", f"rate {name}", control.learning_rate, training.learning_rate, 0.0005,
@@ -211,7 +214,7 @@ def _replay(name: str, stamp: object) -> bytes:  # noqa: ARG001
     decoder = load_model(folder).decoder if (folder / "model.safetensors").is_file() else None
     film = read_film(folder)
     if film and not film.still.examples and data.is_present(training.dataset):  # a film that came without them
-        still = Camera(data.load(training.dataset, "held_out")).still()
+        still = Camera(data.load_targets(training.dataset, "held_out", training.targets), training).still()
         film = replace(film, still=replace(film.still, examples=still.examples))
     return replay_payload(
         name, model, training, data.dataset_info(training.dataset).class_names, status.records, status.changes, film,
@@ -255,6 +258,12 @@ def _show_figures(name: str) -> None:
     in_use = ""
     if metrics.active_units is not None:
         in_use = f" {metrics.active_units} latent dimension{'s' * (metrics.active_units != 1)} in use."
+    if metrics.elbo is None or metrics.kl is None:
+        st.markdown(
+            f"**Held-out reconstruction {metrics.recon_loss:.2f}** nats per image, lower is better. A code of this "
+            f"model has no spread, so there is no KL and no ELBO.{in_use}"
+        )
+        return
     st.markdown(
         f"**Held-out ELBO {metrics.elbo:.2f}** = −(reconstruction {metrics.recon_loss:.2f} + KL {metrics.kl:.2f}) "
         f"nats per image; higher is better.{in_use}".replace("ELBO -", "ELBO −")

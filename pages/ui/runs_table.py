@@ -10,9 +10,16 @@ import streamlit as st
 from pages.ui.models import show_problems
 from vae import ModelConfig, TrainConfig, runs
 from vae.checkpoint import CheckpointError, find, read_history
+from vae.families import FAMILIES, family_of
 from vae.processes import ACTIVE_STATES
 from vae.runs import Run
 
+LIKELIHOOD_TITLES = {
+    "bernoulli": "Bernoulli",
+    "continuous_bernoulli": "continuous Bernoulli",
+    "gaussian": "Gaussian",
+    "laplace": "Laplace",
+}
 REFRESH_SECONDS = 2
 KEY = "runs table"
 ROW_HEIGHT, MAX_ROWS = 35, 12  # CSS pixels; more rows scroll
@@ -23,6 +30,7 @@ COLUMNS = {
     "state": _text("State"),
     "epoch": _number("Epochs", format="%.4g", width=62, help="Trained so far"),
     "epochs": _number("of", width=50, help="Epochs in all"),
+    "family": _text("Family"),
     "dataset": _text("Data"),
     "network": _text("Network", help="Layers from image to code; the last is the code"),
     "latent_dim": _number("D", width=42, help="Latent dimensions"),
@@ -33,7 +41,7 @@ COLUMNS = {
     "active_units": _number("Active", width=58, help="Latent dimensions in use"),
     "seconds": _number("Time, s", format="%.0f", width=62, help="Spent training, seconds"),
     "likelihood": _text("Likelihood"),
-    "kl_terms": _text("KL schedule", width="medium", help="How β gets to its value; and free bits"),
+    "kl_terms": _text("Special", width="medium", help="Settings that only some objectives have"),
 }
 
 
@@ -123,7 +131,8 @@ def _row(run: Run) -> dict[str, Any]:
         "dataset": training.dataset,
         "network": layers(model),
         "latent_dim": model.latent_dim,
-        "likelihood": f"Gaussian, σ {model.sigma:g}" if model.likelihood == "gaussian" else "Bernoulli",
+        "family": FAMILIES[family_of(model, training)].title,
+        "likelihood": likelihood_title(model),
         "beta": training.beta,
         "kl_terms": kl_terms(training),
         "epoch": epoch,
@@ -145,16 +154,30 @@ def _progress(name: str) -> tuple[float | None, float | None]:
     return (records[-1].epoch, records[-1].seconds) if records else (None, None)
 
 
+def likelihood_title(model: ModelConfig) -> str:
+    if not model.has_scale:
+        return LIKELIHOOD_TITLES[model.likelihood]
+    sigma = {"fixed": f"σ {model.sigma:g}", "learned": "σ learned", "per_pixel": "σ of each pixel"}[model.scale]
+    return f"{LIKELIHOOD_TITLES[model.likelihood]}, {sigma}"
+
+
 def layers(model: ModelConfig) -> str:
     """As `mlp 512-256-2`, from image to code."""
     return f"{model.network} {'-'.join(map(str, (*model.channels, *model.widths, model.latent_dim)))}"
 
 
 def kl_terms(training: TrainConfig) -> str:
-    """What is special in how the KL counts; empty if nothing is."""
+    """What is special in how it is trained; empty if nothing is."""
     parts = {
         f"warm-up, {training.warmup_epochs:g} epochs": training.beta_schedule == "warmup",
         f"{training.n_cycles} cycles": training.beta_schedule == "cyclical",
         f"free bits {training.free_bits:g}": training.free_bits > 0,
+        f"{training.n_samples} samples": training.objective == "iwae",
+        f"capacity {training.capacity:g} nats": training.objective == "capacity",
+        f"ρ {training.rho:g}": training.objective == "sparse",
+        f"targets {training.targets}": training.targets != "grey",
+        f"{training.corruption.replace('_', ' ')} {training.corruption_level:g}": training.corruption != "none",
+        f"labels of {training.labelled_share:.0%}": training.labelled_share < 1,
+        f"class {training.left_out_class} left out": training.left_out_class >= 0,
     }
     return " · ".join(part for part, is_so in parts.items() if is_so)

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from pages.ui.charts import class_bars
 from pages.ui.latent_map import Selection
-from pages.ui.models import MapChoice, OpenModel, image_place, map_latents, project, source_images
+from pages.ui.models import MapChoice, OpenModel, image_place, map_latents, project, reconstructions, source_images
 from pages.ui.pictures import save_button, show_picture
-from vae.latent import inside
-from vae.pictures import decode_pictures, grid
+from vae.latent import Latents, inside
+from vae.pictures import grid
 
 MAX_SHOWN = 60  # pictures in the grid
 N_COLUMNS = 12
@@ -31,7 +31,7 @@ def show_selection(opened: OpenModel, choice: MapChoice, selection: Selection) -
     note = "" if originals is not None else ", as the model reconstructs them (the data set is not on this machine)"
     left, middle, right = st.columns([0.5, 0.2, 0.3], gap="medium")
     with left:
-        sheet = grid(_pictures(opened, latents.mu, originals, shown), min(N_COLUMNS, len(shown)))
+        sheet = grid(_pictures(opened, latents, originals, shown), min(N_COLUMNS, len(shown)))
         png = show_picture(sheet, "Selected images", f"{_how_many(len(shown), n)}{note}", _scale(opened))
         save_button(png, f"{opened.name}-selection.png", "save selection")
         st.download_button(
@@ -43,7 +43,7 @@ def show_selection(opened: OpenModel, choice: MapChoice, selection: Selection) -
             icon=":material/download:",
         )
     with middle:
-        mean = _mean_picture(opened, latents.mu, originals, indices)
+        mean = _mean_picture(opened, latents, originals, indices)
         show_picture(mean, "Mean picture", f"the mean of {'all ' if n > 1 else ''}{n:,}{note}")
     with right:
         counts = torch.bincount(latents.labels[indices], minlength=len(opened.class_names))
@@ -61,14 +61,16 @@ def _how_many(n_shown: int, n: int) -> str:
     return f"all {n:,}" if n_shown == n else f"{n_shown} of {n:,}, evenly chosen"
 
 
-def _pictures(opened: OpenModel, mu: Tensor, originals: Tensor | None, indices: Tensor) -> Tensor:
-    return decode_pictures(opened.model, mu[indices]) if originals is None else originals[indices]
+def _pictures(opened: OpenModel, latents: Latents, originals: Tensor | None, indices: Tensor) -> Tensor:
+    if originals is not None:
+        return originals[indices]
+    return reconstructions(opened, latents.mu[indices], latents.labels[indices])
 
 
-def _mean_picture(opened: OpenModel, mu: Tensor, originals: Tensor | None, indices: Tensor) -> Tensor:
+def _mean_picture(opened: OpenModel, latents: Latents, originals: Tensor | None, indices: Tensor) -> Tensor:
     """uint8 (C, H, W)."""
     batches = indices.split(2000)
-    total = sum(_pictures(opened, mu, originals, batch).sum(0, dtype=torch.int64) for batch in batches)
+    total = sum(_pictures(opened, latents, originals, batch).sum(0, dtype=torch.int64) for batch in batches)
     return (total / len(indices)).round().to(torch.uint8)
 
 
@@ -88,7 +90,7 @@ def _to_csv(opened: OpenModel, choice: MapChoice, indices: Tensor) -> str:
     columns |= {"x": points[indices, 0].tolist(), "y": points[indices, 1].tolist()}
     for i in range(latents.mu.shape[1]):
         columns[f"mu_{i + 1}"] = latents.mu[indices, i].tolist()
-    for i in range(latents.mu.shape[1]):
+    for i in range(latents.mu.shape[1] if opened.has_spread else 0):
         columns[f"sigma_{i + 1}"] = torch.exp(0.5 * latents.logvar[indices, i]).tolist()
     columns |= {name: value[indices].tolist() for name, value in latents.values.items()}
     return pd.DataFrame(columns).to_csv(index=False, float_format="%.6g")

@@ -7,12 +7,32 @@ import random
 import streamlit as st
 import torch
 
-from pages.ui.models import OpenModel, open_or_stop, source_images
+from pages.ui.models import BY_STAMP, OpenModel, open_or_stop, reconstructions, source_images
 from pages.ui.pictures import save_button, show_picture
 from vae.latent import lerp, sample_posterior, sample_prior, slerp
 from vae.pictures import decode_pictures, film_strip, grid
+from vae.prior import N_COMPONENTS, Mixture, SymbolFrequencies, count_symbols, fit_mixture
 
 ANY_CLASS = "any"
+MIDDLE = (
+    "The temperature multiplies the draws' distance from their middle: below 1 they stay near it, above 1 they leave."
+)
+SOURCES = {  # from which z is drawn: title, explanation
+    "prior": (
+        "the prior",
+        "z is drawn from the prior N(0, I), and decoded: pictures of no image that ever was. " + MIDDLE,
+    ),
+    "mixture": (
+        "a mixture fitted to the codes",
+        f"z is drawn from a mixture of {N_COMPONENTS} Gaussians, fitted to the held-out images' codes after training: "
+        "it knows where codes lie and where none do. " + MIDDLE,
+    ),
+    "symbols": (
+        "the symbols' frequencies",
+        "Each symbol is drawn as often as the held-out images have it in that place, whatever the others are, and "
+        "decoded. " + MIDDLE,
+    ),
+}
 PATHS = {"linear": lerp, "spherical": slerp}
 
 
@@ -60,7 +80,7 @@ def pick_image(opened: OpenModel, label: str, key: str, default_class: int) -> i
 def _show_image(opened: OpenModel, index: int, label: str) -> None:
     name = opened.class_names[opened.latents.labels[index]]
     originals = source_images(opened)
-    recon = decode_pictures(opened.model, opened.latents.mu[index].unsqueeze(0))[0]
+    recon = reconstructions(opened, opened.latents.mu[[index]], opened.latents.labels[[index]])[0]
     left, right = st.columns(2)
     if originals is not None:
         with left:
@@ -120,26 +140,51 @@ def show_walk(name: str) -> None:
 @st.fragment
 def show_prior(name: str) -> None:
     opened = open_or_stop(name)
-    st.markdown(
-        "z is drawn from the prior N(0, I), and decoded: pictures of no image that ever was. "
-        "The temperature multiplies the draws: below 1 they stay near the middle of the prior, above 1 they leave it."
-    )
+    source = _pick_source(opened)
+    st.markdown(SOURCES[source][1])
     settings = st.columns([0.3, 0.3, 0.2, 0.2], vertical_alignment="bottom")
     n = settings[0].slider("Number of samples", 1, 144, 64, key="prior n")
     temperature = settings[1].slider("Temperature", 0.1, 2.0, 1.0, 0.05, key="prior temperature")
     seed = settings[2].number_input("Seed", 0, 2**31 - 1, 0, key="prior seed")
     settings[3].button("Redraw", key="prior redraw", width="stretch", on_click=_next_seed, args=("prior seed",))
-    z = sample_prior(n, opened.config.latent_dim, seed, temperature)
+    if source == "prior":
+        z = sample_prior(n, opened.config.latent_dim, seed, temperature)
+    else:
+        fitted = _fitted(opened, source)
+        z = fitted.centre + temperature * (fitted.sample(n, torch.Generator().manual_seed(seed)) - fitted.centre)
     sheet = grid(decode_pictures(opened.model, z), _n_columns(n))
-    png = show_picture(
-        sheet, "Samples of the prior", f"{n} samples, temperature {temperature:.2f}, seed {seed}", _sheet_scale(opened)
-    )
+    caption = f"{n} samples, temperature {temperature:.2f}, seed {seed}"
+    png = show_picture(sheet, "Samples of the prior" if source == "prior" else "Samples", caption, _sheet_scale(opened))
     save_button(png, f"{name}-samples-{seed}.png", "save samples")
+
+
+def _pick_source(opened: OpenModel) -> str:
+    """From which distribution z is drawn: one of SOURCES."""
+    fitted = "symbols" if opened.config.latent == "codebook" else "mixture"
+    if not opened.has_prior:
+        st.info("This model has no prior: nothing in its training says where a z is to come from.")
+        return fitted
+    titles = {name: SOURCES[name][0] for name in ("prior", fitted)}
+    return st.segmented_control(
+        "Draw z from", list(titles), default="prior", required=True, format_func=titles.get, key="prior source"
+    )
+
+
+@st.cache_resource(max_entries=16, show_spinner="Fitting a mixture to the codes.", hash_funcs=BY_STAMP)
+def _fitted(opened: OpenModel, source: str) -> Mixture | SymbolFrequencies:
+    codes = opened.latents
+    keep = codes.finite
+    if source == "symbols":
+        return count_symbols(opened.whole, codes.mu[keep])
+    return fit_mixture(codes.mu[keep], codes.logvar[keep])
 
 
 @st.fragment
 def show_posterior(name: str) -> None:
     opened = open_or_stop(name)
+    if not opened.has_spread:
+        st.info("This model's encoder answers an image with one code, not with a cloud: there is nothing to draw from.")
+        return
     st.markdown(
         "The encoder answers an image not with one z but with a cloud, q(z|x). "
         "Its samples show what the code leaves open."
@@ -168,7 +213,7 @@ def show_dimensions(name: str) -> None:
     opened = open_or_stop(name)
     n_dims = opened.config.latent_dim
     st.markdown(
-        "One slider for each latent dimension, in standard deviations of the prior. "
+        f"One slider for each latent dimension{', in standard deviations of the prior' if opened.has_prior else ''}. "
         "Start from the middle or from an image's code."
     )
     # Wide enough for every image's code, and for the prior.

@@ -18,8 +18,10 @@ from torch import nn
 from pages.ui.latent_map import CLASS_COLOURS, MAP_CSS, NUMBER_COLOURS, axis_name, pack, read_scripts
 from pages.ui.latent_map.decoder import MAX_BROWSER_WEIGHTS, n_weights, pack_decoder
 from vae import ModelConfig, TrainConfig
+from vae.config import has_prior
 from vae.film import SHEET_COLUMNS, Film, Frame, Live, Still
-from vae.train import Change, Record
+from vae.networks import for_class
+from vae.train import Change, Record, Terms
 
 _FOLDER = Path(__file__).parent
 SCRIPTS = ("curves.js", "bars.js", "forming_map.js", "instrument.js")
@@ -31,8 +33,28 @@ _instrument = st.components.v2.component(
     isolate_styles=False,  # in the page's own document, where scripts and helpers for the disabled find it
 )
 
+EXAMPLES = {  # by whether the model denoises
+    False: "Held-out images, and below their reconstructions",
+    True: "Held-out images, the same corrupted, and below what is made of those",
+}
 MAP_HEIGHT = 340  # CSS pixels
 COLLAPSED = "Var(mu) ≤ 0.01 over the images (Burda et al., arXiv:1509.00519)"
+LOSSES = {  # by objective: the loss, and what the third curve shows
+    "elbo": ("reconstruction + β · KL", "KL"),
+    "iwae": ("−bound of log p(x)", "KL"),
+    "capacity": ("reconstruction + β · |KL − C|", "|KL − C|"),
+    "tcvae": ("reconstruction + KL + (β − 1) · total correlation", "Total correlation"),
+    "mmd_rbf": ("reconstruction + β · MMD", "MMD from N(0, I)"),
+    "mmd_imq": ("reconstruction + β · MMD", "MMD from N(0, I)"),
+    "sliced_wasserstein": ("reconstruction + β · distance", "Sliced Wasserstein distance from N(0, I)"),
+    "energy": ("reconstruction + β · distance", "Energy distance from N(0, I)"),
+    "reconstruction": ("reconstruction", "No penalty"),
+    "l1": ("reconstruction + β · |z|", "Σ |z|"),
+    "l2": ("reconstruction + β · |z|²", "Σ z²"),
+    "sparse": ("reconstruction + β · KL(ρ ‖ ρ̂)", "KL(ρ ‖ ρ̂)"),
+    "contractive": ("reconstruction + β · ‖dz/dx‖²", "‖dz/dx‖²"),
+    "vq": ("reconstruction + β · codebook loss", "Codebook loss"),
+}
 SETTING_TITLES = {"beta": "β", "learning_rate": "learning rate", "epochs": "epochs"}
 
 
@@ -53,7 +75,8 @@ def live_payload(
     """A run under way: its curves so far, and the model as it is now, with its decoder."""
     frames = [live.frame] if live else []
     header = _header("live", name, model, training, class_names, records, changes, frames)
-    return _payload(header, records, live.still if live else None, frames, live.decoder if live else None)
+    decoder = _one_class(live.decoder, model) if live else None
+    return _payload(header, records, live.still if live else None, frames, decoder)
 
 
 def replay_payload(
@@ -69,13 +92,15 @@ def replay_payload(
     """A run that has ended, with its film; decoder: that of the last frame, the only one that is kept."""
     frames = film.frames if film else []
     header = _header("replay", name, model, training, class_names, records, changes, frames)
-    return _payload(header, records, film.still if film else None, frames, decoder)
+    return _payload(header, records, film.still if film else None, frames, decoder and _one_class(decoder, model))
 
 
 def term_titles(training: TrainConfig) -> list[str]:
     """What the three curves show."""
-    kl = f"Σ max({training.free_bits:g}, KL)" if training.free_bits else "KL"
-    return [f"Loss = reconstruction + β · {kl}", "Reconstruction", "KL"]
+    loss, penalty = LOSSES[training.objective]
+    if training.objective == "elbo" and training.free_bits:
+        loss = f"reconstruction + β · Σ max({training.free_bits:g}, KL)"
+    return [f"Loss = {loss}", "Reconstruction", penalty]
 
 
 def _header(
@@ -112,8 +137,26 @@ def _header(
         "height": MAP_HEIGHT,
         "columns": SHEET_COLUMNS,
         "collapsed": COLLAPSED,
+        "prior": has_prior(model, training),
+        "bars": "KL of each latent dimension, nats"
+        if model.latent == "gaussian"
+        else "Variance of each code dimension",
+        "bar_unit": "nats" if model.latent == "gaussian" else "",
+        "examples": EXAMPLES[training.corruption != "none"],
+        "samples": _samples_title(model, training),
+        "likelihood": model.likelihood,
+        "notices": [f"The map decodes as class {class_names[0]}."] if model.labels == "given" else [],
         "layers": None,
     } | ({"axis_names": ["PC 1", "PC 2"], "kind": "pca"} if n_dims > 2 else {})
+
+
+def _samples_title(model: ModelConfig, training: TrainConfig) -> str:
+    if has_prior(model, training):
+        drawn = "z ~ N(0, I)"
+    else:
+        drawn = "z from a Gaussian with the codes' mean and covariance"
+    told = ", each column told its class" if model.labels == "given" else ""
+    return f"Samples: decode(z), {drawn}, the same draw at each moment{told}"
 
 
 def _moment(frame: Frame, records: list[Record]) -> dict[str, Any]:
@@ -163,7 +206,7 @@ def _payload(
             moment["sheet"] = [start, start + len(frame.sheet)]
             start += len(frame.sheet)
         if decoder is not None and n_weights(decoder) <= MAX_BROWSER_WEIGHTS:
-            header["layers"], blocks["weights"] = pack_decoder(decoder, half=True)
+            header["layers"], blocks["weights"] = pack_decoder(decoder, half=True, likelihood=header["likelihood"])
     return pack(header, {name: block.ravel() for name, block in blocks.items()})
 
 
@@ -174,11 +217,22 @@ def _history(records: list[Record]) -> np.ndarray:
         + [
             value
             for terms in (record.train, record.held_out)
-            for value in ([terms.loss, terms.recon_loss, terms.kl] if terms else nothing)
+            for value in ([terms.loss, terms.recon_loss, _third(terms)] if terms else nothing)
         ]
         for record in records
     ]
     return np.array(rows, dtype="<f4").reshape(len(rows), 7)
+
+
+def _one_class(decoder: nn.Sequential, model: ModelConfig) -> nn.Sequential:
+    """The decoder of a conditional model as told its first class, which the map says."""
+    return for_class(decoder, model.n_classes, 0) if model.labels == "given" else decoder
+
+
+def _third(terms: Terms) -> float:
+    """What the third curve shows: the penalty, or the KL if that is in the loss itself; NaN for none."""
+    values = (value for value in (terms.penalty, terms.kl) if value is not None)
+    return next(values, float("nan"))
 
 
 def _bytes(content: bytes) -> np.ndarray:

@@ -6,7 +6,7 @@ class Bars {
   constructor(element) {
     this.element = element;
     this.most = 0; // nats at the top: it only grows, so that bars do not jump
-    element.innerHTML = `<h4>KL of each latent dimension, nats</h4><svg height="${BARS.height}" role="img"></svg>
+    element.innerHTML = `<h4></h4><svg height="${BARS.height}" role="img"></svg>
       <p class="note"></p>`;
     this.svg = element.querySelector("svg");
     this.axes = svg("g", { class: "axes" }, this.svg);
@@ -15,9 +15,10 @@ class Bars {
     this.resizeObserver.observe(element);
   }
 
-  /** kl: (D,) nats; active: (D,); highest: of all moments, if they are known; collapsed: what that means. */
-  show(kl, active, highest, collapsed) {
-    Object.assign(this, { kl, active, collapsed });
+  /** kl: (D,), active: (D,); highest: of all moments, if they are known; header: what the bars and a collapse are. */
+  show(kl, active, highest, { bars, bar_unit, collapsed }) {
+    Object.assign(this, { kl, active, title: bars, unit: bar_unit, collapsed });
+    this.element.querySelector("h4").textContent = bars;
     this.most = Math.max(this.most, highest, 0.1);
     this.draw();
   }
@@ -37,13 +38,13 @@ class Bars {
       for (const [key, number] of Object.entries(box)) bar.setAttribute(key, number.toFixed(2));
       bar.setAttribute("class", active[d] ? "bar" : "bar collapsed");
       const what = active[d] ? "" : ", collapsed";
-      bar.firstChild.textContent = `z${subscript(d + 1)}: ${value.toFixed(2)} nats${what}`;
+      bar.firstChild.textContent = `z${subscript(d + 1)}: ${value.toFixed(2)} ${this.unit}${what}`;
     });
     this.drawAxes(width, slot, y);
     const n_active = active.reduce((sum, is) => sum + is, 0);
     const note = this.element.querySelector(".note");
     note.textContent = `${n_active} of ${kl.length} in use; the pale ones have collapsed: ${this.collapsed}.`;
-    this.svg.setAttribute("aria-label", `KL of each latent dimension: ${n_active} of ${kl.length} in use`);
+    this.svg.setAttribute("aria-label", `${this.title}: ${n_active} of ${kl.length} in use`);
   }
 
   /** As many bars as dimensions. */

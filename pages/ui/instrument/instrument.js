@@ -32,7 +32,7 @@ class Instrument {
           <canvas class="examples" role="img" aria-label="Held-out images"></canvas>
           <canvas class="recon" role="img" aria-label="Their reconstructions"></canvas></section>
         <section class="samples" aria-label="Samples">
-          <h4>Samples: decode(z), z ~ N(0, I), the same z at each moment</h4>
+          <h4></h4>
           <canvas class="sheet" role="img" aria-label="Samples of the prior"></canvas></section>
         <section class="bars" aria-label="KL of each latent dimension"></section>
       </div>
@@ -70,6 +70,7 @@ class Instrument {
     this.points = toFloats(data.points);
     this.n = data.labels.length;
     this.cutExamples();
+    this.root.querySelector(".samples h4").textContent = header.samples;
     this.sheets = new Map();
     this.extents = this.makeExtents();
     if (isReplay) {
@@ -105,7 +106,7 @@ class Instrument {
     const axes = [0, 1].map((axis) => Array.from(this.data.axes.subarray((2 * k + axis) * D, (2 * k + axis + 1) * D)));
     const mapHeader = {
       ...header, origin, axes, n: this.n, n_held_out: this.n, stride: 1, tools: false, linked: false, ticks: true,
-      values: [], codes: false, decodes: true, notices: [], version: `${header.version} ${k}`,
+      values: [], codes: false, decodes: true, version: `${header.version} ${k}`,
     };
     const isLast = k === header.frames.length - 1;
     return { header: mapHeader, labels, points, decoder: isLast ? this.decoder : null };
@@ -187,7 +188,7 @@ class Instrument {
     const highest = header.mode === "replay" ? kl.reduce((most, value) => Math.max(most, value), 0) : 0;
     const row = (block) => Array.from(block.subarray(k * D, (k + 1) * D));
     const ownHighest = row(kl).reduce((most, value) => Math.max(most, value), 0);
-    this.bars.show(row(kl), row(active), Math.max(highest, ownHighest), header.collapsed);
+    this.bars.show(row(kl), row(active), Math.max(highest, ownHighest), header);
     this.showSheet(k);
   }
 
@@ -210,7 +211,7 @@ class Instrument {
     const { data } = this, hasThem = data.examples.length > 0;
     this.canvases.examples.hidden = !hasThem;
     this.root.querySelector(".recons h4").textContent = hasThem
-      ? "Held-out images, and below their reconstructions"
+      ? data.header.examples
       : "Reconstructions of held-out images, which are not on this machine";
     if (!hasThem) return;
     const picture = await createImageBitmap(new Blob([data.examples], { type: "image/png" }));

@@ -116,25 +116,28 @@ def map_payload(opened: OpenModel, choice: MapChoice, height: int, tools: bool) 
     a multiple of 4 bytes; little-endian. N is the number of points sent, D that of latent dimensions:
     points     f4 (N, 2)    data coordinates; NaN for a code that is no number, which is drawn nowhere
     labels     u1 (N,)      index into the header's classes
-    logvar     f2 (N, D)    of the posterior
+    logvar     f2 (N, D)    of the posterior; left out where a code has no spread
     mu         f2 (N, D)    left out where the points are mu itself (one or two dimensions)
     value i    f2 (N,)      of the header's values[i], {name, title}; those with a `dim` are a column of mu
     weights    f2 or f4     of the decoder, as decoder.py packs them; left out where the server decodes
 
     Header: version (of the content), id (of the map: view and pins are kept by it), name, height, tools, linked, n,
     stride (the i-th point is image stride * i; from n_held_out on they are training images), n_dims, kind,
-    origin (D,), axes (2, D; null without a way back), ticks and upward (whether the axes, and up and down, mean
-    something), axis_names, classes, colours, ramp (of numbers), values, layers and image_shape (of the decoder),
-    codes (whether z is known of each point), decodes, notices (sentences), blocks.
+    prior (whether N(0, I) means something to the model), origin (D,), axes (2, D; null without a way back), ticks and
+    upward (whether the axes, and up and down, mean something), axis_names, classes, colours, ramp (of numbers), values,
+    layers and image_shape (of the decoder), codes (whether z is known of each point), decodes, notices (sentences),
+    blocks.
     """
     latents, projection = map_latents(opened, choice), project(opened, choice)
     n_dims = opened.config.latent_dim
     blocks: dict[str, np.ndarray] = {"points": projection.points.numpy().astype("<f4")}
     blocks["labels"] = latents.labels.numpy().astype(np.uint8)
-    blocks["logvar"] = latents.logvar.numpy().astype("<f2")
+    if opened.has_spread:
+        blocks["logvar"] = latents.logvar.numpy().astype("<f2")
     if n_dims > 2:
         blocks["mu"] = projection.mu.numpy().astype("<f2")
-    numbers = {"kl": kl_per_dim(latents.mu, latents.logvar).sum(1), **latents.values}
+    numbers = {"kl": kl_per_dim(latents.mu, latents.logvar).sum(1)} if opened.has_spread else {}
+    numbers |= latents.values
     for i, value in enumerate(numbers.values()):
         blocks[f"value {i}"] = value.clamp(-65504, 65504).numpy().astype("<f2")  # the largest of float16
     values = [{"name": name, "title": VALUE_TITLES.get(name, name)} for name in numbers]
@@ -154,7 +157,9 @@ def map_payload(opened: OpenModel, choice: MapChoice, height: int, tools: bool) 
     }
     header["n"] = len(blocks["points"])
     if decodes_in_browser(opened):
-        header["layers"], blocks["weights"] = pack_decoder(opened.model.decoder, travels_as_half(opened.model.decoder))
+        header["layers"], blocks["weights"] = pack_decoder(
+            opened.model.decoder, travels_as_half(opened.model.decoder), opened.config.likelihood
+        )
     return pack(header, blocks)
 
 
@@ -185,6 +190,7 @@ def _header(opened: OpenModel, choice: MapChoice, height: int) -> dict[str, Any]
         "origin": origin,
         "axes": axes,
         "image_shape": opened.config.image_shape,
+        "prior": opened.has_prior,
         "axis_names": _axis_names(choice, n_dims),
         "upward": n_dims > 1,
         "ticks": axes is not None,
@@ -196,7 +202,8 @@ def _header(opened: OpenModel, choice: MapChoice, height: int) -> dict[str, Any]
 
 def map_id(opened: OpenModel, choice: MapChoice) -> str:
     """Names a map in the browser, which keeps the view and the pins of each."""
-    return f"{opened.name} {choice.kind} {choice.dims} {choice.hold} {choice.images}"
+    told = "" if opened.told is None else f" {opened.told}"
+    return f"{opened.name}{told} {choice.kind} {choice.dims} {choice.hold} {choice.images}"
 
 
 def axis_name(dim: int) -> str:

@@ -4,7 +4,7 @@ const LAYERS = {
   points: ["Points", "The images, each at its code"],
   pictures: ["Pictures", "What the model decodes all over the plane; finer as you zoom in"],
   regions: ["Class regions", `The class of most of the ${N_VOTES} nearest codes; pale where they disagree`],
-  density: ["Density", "Where the codes lie densest: bands with as much of them as the prior has within 1, 2 and 3 σ"],
+  density: ["Density", "Where the codes lie densest: bands with as much of them as N(0, I) has within 1, 2 and 3 σ"],
   prior: ["Prior", "The prior N(0, I): 1, 2 and 3 standard deviations"],
   posterior: ["Posterior", "Click an image: its q(z|x) at 1 σ and 2 σ, and 50 samples of it"],
 };
@@ -18,7 +18,7 @@ function layersFor(plane, decoder) {
     pictures: invertible && decoder !== null,
     regions: header.classes.length > 1 && plane.order.length > 0 && (!invertible || Boolean(header.codes)),
     density: invertible && header.upward && plane.order.length > 1,
-    prior: invertible,
+    prior: invertible && header.prior !== false,
     posterior: invertible && Boolean(plane.logvar),
   };
   return Object.keys(LAYERS).filter((name) => meaning[name]);

@@ -18,7 +18,24 @@ const ACTIVATIONS = {
   relu: (x) => (x > 0 ? x : 0),
   tanh: Math.tanh,
   sigmoid: (x) => 1 / (1 + Math.exp(-x)),
+  continuous_bernoulli: (x) => // its mean; near 0 a Taylor series, as in vae/objectives.py
+    Math.abs(x) < 0.1 ? 0.5 + x / 12 - x ** 3 / 720 : 0.5 / Math.tanh(x / 2) + 0.5 - 1 / x,
 };
+
+/** Each part of z -> the nearest vector of the codebook. vectors: (n_symbols, symbol_dim). */
+function nearestSymbols(z, { vectors, n_symbols, symbol_dim }) {
+  const out = new Float32Array(z.length);
+  for (let start = 0; start < z.length; start += symbol_dim) {
+    let best = 0, least = Infinity;
+    for (let symbol = 0; symbol < n_symbols; symbol++) {
+      let square = 0;
+      for (let d = 0; d < symbol_dim; d++) square += (z[start + d] - vectors[symbol * symbol_dim + d]) ** 2;
+      if (square < least) [best, least] = [symbol, square];
+    }
+    out.set(vectors.subarray(best * symbol_dim, (best + 1) * symbol_dim), start);
+  }
+  return out;
+}
 
 /** x (n_in) -> (n_out). weight: (n_in, n_out), the transpose of torch's, so that the inner loop runs along memory. */
 function linear(x, { weight, bias, n_out }) {
@@ -60,6 +77,7 @@ function makeDecoder({ layers, image_shape }, weights) {
   let start = 0;
   const take = (length) => weights.subarray(start, (start += length));
   const filled = layers.map((layer) => {
+    if (layer.kind === "codebook") return { ...layer, vectors: take(layer.n_symbols * layer.symbol_dim) };
     if (!layer.n_in) return layer;
     const n_taps = layer.kind === "linear" ? 1 : 16;
     const weight = take(layer.n_in * layer.n_out * n_taps);
@@ -74,14 +92,16 @@ class Decoder {
     Object.assign(this, { layers, shape });
   }
 
-  /** z: D numbers -> pixels (C H W) in [0, 1]. */
+  /** z: D numbers -> pixels (C H W) in [0, 1]. Where each pixel has a scale too, those numbers are left out. */
   decode(z) {
     let x = Float32Array.from(z);
     for (const layer of this.layers) {
       if (layer.kind === "linear") x = linear(x, layer);
       else if (layer.kind === "conv_transpose") x = convTranspose(x, layer);
+      else if (layer.kind === "codebook") x = nearestSymbols(x, layer);
       else x = x.map(ACTIVATIONS[layer.kind]);
     }
-    return x;
+    const [channels, height, width] = this.shape;
+    return x.subarray(0, channels * height * width);
   }
 }

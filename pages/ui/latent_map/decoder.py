@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vae.networks import Codebook, Dropout
+
 # Above this the decoder stays on the server: 2 MB on the wire, and about 4 ms a picture in the browser.
 MAX_BROWSER_WEIGHTS = 1_000_000
 MAX_FULL_WEIGHTS = 350_000  # above this, and where it loses nothing, they travel as float16: 1.4 MB on the wire
@@ -23,7 +25,7 @@ def travels_as_half(decoder: nn.Sequential) -> bool:
     )
 
 
-def pack_decoder(decoder: nn.Sequential, half: bool) -> tuple[list[dict], np.ndarray]:
+def pack_decoder(decoder: nn.Sequential, half: bool, likelihood: str = "bernoulli") -> tuple[list[dict], np.ndarray]:
     """What each layer is, and all weights and biases, layer after layer, in one array of float16 or float32.
 
     float32 gives torch's pixels to 1e-5 of their range, float16 to 5e-3, or exactly where the checkpoint is stored so.
@@ -44,10 +46,16 @@ def pack_decoder(decoder: nn.Sequential, half: bool) -> tuple[list[dict], np.nda
             layers[-1] |= {"height": height, "width": width}
             blocks += [layer.weight, layer.bias]
             shape = (layer.out_channels, 2 * height, 2 * width)
+        elif isinstance(layer, Codebook):
+            n_symbols, symbol_dim = layer.vectors.shape
+            layers.append({"kind": "codebook", "n_symbols": n_symbols, "symbol_dim": symbol_dim})
+            blocks.append(layer.vectors)
+        elif isinstance(layer, Dropout):
+            continue  # of training
         elif isinstance(layer, nn.GELU | nn.ReLU | nn.Tanh):
             layers.append({"kind": type(layer).__name__.lower()})
         else:
             raise TypeError(f"decoder.js has no {type(layer).__name__}")
-    layers.append({"kind": "sigmoid"})
+    layers.append({"kind": likelihood if likelihood == "continuous_bernoulli" else "sigmoid"})
     weights = torch.cat([block.flatten() for block in blocks]).numpy()
     return layers, weights.astype("<f2" if half else "<f4")

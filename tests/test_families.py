@@ -1,0 +1,274 @@
+"""Each family trains, is kept, opened, filmed and measured, on digits and for few steps."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.conftest import SMALL_MODEL, SMALL_TRAINING
+from vae import VAE, ModelConfig, TrainConfig, data, runs
+from vae.checkpoint import checkpoint_root, find, load_latents, load_model, read_config, read_history, read_metrics
+from vae.config import LABELS, ConfigError, check_fit, has_prior
+from vae.data import binarize, corrupt, load_targets
+from vae.evaluate import evaluate
+from vae.families import FAMILIES, family_of
+from vae.film import FilmWriter, read_film
+from vae.prior import fit_mixture, own_prior
+from vae.train import UNKNOWN, Training
+from vae.worker import work
+
+SMALL = {
+    "dataset": "digits", "widths": (32,), "latent_dim": 4, "epochs": 2, "batch_size": 500, "threads": 1,
+    "device": "cpu", "n_samples": 5,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request, tmp_path_factory):
+    """A trained model of each: its name, which is the family's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LATENTARIUM_CHECKPOINTS", str(tmp_path_factory.getbasetemp() / "families"))
+        model, training = FAMILIES[request.param].configs(SMALL)
+        if not find_or_none(request.param):
+            runs.create(request.param, model, training)
+            for _ in work(request.param):
+                pass
+        yield request.param
+
+
+def find_or_none(name):
+    return (checkpoint_root() / name).is_dir()
+
+
+def test_a_family_trains_and_opens(family):
+    folder = find(family)
+    model, latents, metrics = load_model(folder), load_latents(folder), read_metrics(folder)
+    records = read_history(folder)
+    assert records[-1].held_out.recon_loss < records[0].held_out.recon_loss
+    assert latents.mu.shape == (300, 4)
+    assert latents.finite.all()
+    has_kl = model.config.latent == "gaussian"
+    assert (metrics.elbo is not None) == (metrics.kl is not None) == has_kl
+    film = read_film(folder)
+    assert film.frames[-1].step == records[-1].step
+    assert family_of(*read_config(folder)) == family
+
+
+def test_a_family_is_measured(family):
+    folder = find(family)
+    model, training = load_model(folder), read_config(folder)[1]
+    train, held_out = (load_targets("digits", split, training.targets) for split in data.SPLITS)
+    result = evaluate(model, training, train, held_out, n_importance_samples=3)
+    is_variational = model.config.latent == "gaussian"
+    for name in ("elbo", "kl", "nll", "bits_per_dim", "mutual_information", "marginal_kl"):
+        assert (getattr(result, name) is not None) == is_variational
+    if is_variational:
+        assert result.nll < -result.elbo
+        assert result.kl == pytest.approx(sum(result.kl_per_dim), rel=1e-4)
+        assert result.kl == pytest.approx(result.mutual_information + result.marginal_kl, rel=1e-4)
+        assert result.bits_per_dim == pytest.approx(-result.elbo / 64 / math.log(2))
+    assert (result.label_accuracy is not None) == (model.config.labels == "predicted")
+    assert (result.denoising_gain is not None) == (training.corruption != "none")
+    assert (result.symbols_in_use is not None) == (model.config.latent == "codebook")
+    assert 0 < result.mse < 0.2
+    assert result.sample_distance > 0
+
+
+def test_a_family_can_be_sampled(family):
+    folder = find(family)
+    model, latents, training = load_model(folder), load_latents(folder), read_config(folder)[1]
+    prior = own_prior(model, training, latents.mu, latents.logvar)
+    z = prior.sample(20, torch.Generator().manual_seed(0))
+    labels = torch.arange(20) % 10 if model.config.labels == "given" else None
+    pictures = model.recon(z, labels)
+    assert pictures.shape == (20, 1, 8, 8)
+    assert ((pictures >= 0) & (pictures <= 1)).all()
+    assert prior.about
+
+
+@pytest.mark.parametrize("name", ["ae-dropout", "denoising-ae", "cvae", "vq-vae", "vae-dynamic", "iwae", "swae"])
+def test_a_training_taken_up_again_gives_the_same_weights(name):
+    """Also with what draws at random beside eps."""
+    model, training = FAMILIES[name].configs(SMALL)
+    images = [data.load("digits", split) for split in data.SPLITS]
+
+    def start() -> Training:
+        sets = (images[0].images, images[1].images, images[0].labels, images[1].labels)
+        return Training(VAE(model), training, *sets)
+
+    whole = start()
+    for _ in whole.records():
+        pass
+    first = start()
+    for record in first.records():
+        if record.step == 2:
+            break
+    second = start()
+    second.load_state(first.state())
+    for _ in second.records():
+        pass
+    assert all(map(torch.equal, whole.model.state_dict().values(), second.model.state_dict().values()))
+
+
+# Labels
+
+
+def test_the_model_of_one_class_is_the_model_told_that_class():
+    for network in ({}, {"network": "conv", "channels": (4,), "widths": (8,)}):
+        model = VAE(replace(ModelConfig((1, 8, 8), labels="given", n_classes=3), **network)).eval()
+        plain, y = model.for_class(2), torch.full((5,), 2)
+        x, z = torch.rand(5, 1, 8, 8), torch.randn(5, 2)
+        for ours, told in zip(plain.encode(x), model.encode(x, y), strict=True):
+            torch.testing.assert_close(ours, told)
+        torch.testing.assert_close(plain.decode(z), model.decode(z, y))
+        assert plain.config.labels == "unused"
+        with pytest.raises(ValueError, match="trained with labels"):
+            model.encode(x)
+    with pytest.raises(ValueError, match="not told"):
+        plain.for_class(0)
+
+
+def test_only_a_share_of_the_labels_is_known():
+    images = [data.load("digits", split) for split in data.SPLITS]
+    model = replace(SMALL_MODEL, labels="predicted", n_classes=10)
+    config = replace(SMALL_TRAINING, labelled_share=0.1, seed=3)
+    training = Training(VAE(model), config, images[0].images, images[1].images, images[0].labels, images[1].labels)
+    known = training.labels != UNKNOWN
+    assert known.sum() == round(0.1 * len(known))
+    assert torch.equal(training.labels[known], images[0].labels[known])
+
+
+@pytest.mark.usefixtures("checkpoints")
+def test_a_class_left_out_is_told_as_an_anomaly():
+    model, training = FAMILIES["ae"].configs(SMALL | {"left_out_class": 0, "epochs": 20, "batch_size": 100})
+    runs.create("without-0", model, training)
+    for _ in work("without-0"):
+        pass
+    sets = [data.load("digits", split) for split in data.SPLITS]
+    result = evaluate(load_model(find("without-0")), training, *sets, n_importance_samples=0)
+    assert result.anomaly_auc > 0.8
+
+
+# What the model sees
+
+
+def test_binarized_pixels_are_white_as_often_as_they_are_bright():
+    images = torch.arange(256, dtype=torch.uint8).expand(4000, 256)
+    drawn = binarize(images, torch.Generator().manual_seed(0))
+    assert set(drawn.unique().tolist()) == {0, 255}
+    shares = drawn.float().mean(0) / 255
+    torch.testing.assert_close(shares, torch.arange(256) / 255, atol=0.04, rtol=0)
+    assert (shares[0], shares[255]) == (0, 1)
+
+
+def test_static_targets_are_drawn_once_and_held_out_ones_always_the_same():
+    for targets in ("static", "dynamic"):
+        first, again = (load_targets("digits", "held_out", targets).images for _ in range(2))
+        assert torch.equal(first, again)
+        assert set(first.unique().tolist()) == {0, 255}
+    assert set(load_targets("digits", "train", "static").images.unique().tolist()) == {0, 255}
+    assert torch.equal(load_targets("digits", "train", "dynamic").images, data.load("digits", "train").images)
+
+
+def test_corruption_leaves_what_it_does_not_hit():
+    x = torch.full((50, 1, 20, 20), 0.5)
+    generator = torch.Generator().manual_seed(0)
+    assert corrupt(x, "none", 0.3, generator) is x
+    masked = corrupt(x, "masking", 0.3, generator)
+    assert (masked == 0).float().mean() == pytest.approx(0.3, abs=0.02)
+    pepper = corrupt(x, "salt_and_pepper", 0.3, generator)
+    for value in (0, 1):
+        assert (pepper == value).float().mean() == pytest.approx(0.15, abs=0.02)
+    noisy = corrupt(x, "gaussian", 0.1, generator)
+    assert (noisy - x).std() == pytest.approx(0.1, abs=0.005)
+    assert (x == 0.5).all()
+
+
+def test_a_mixture_finds_the_clusters_it_was_drawn_from():
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.tensor([[-5.0, 0.0], [5.0, 0.0]])
+    mu = centres.repeat(500, 1) + 0.3 * torch.randn(1000, 2, generator=generator)
+    mixture = fit_mixture(mu, torch.full_like(mu, -torch.inf), n_components=2)
+    order = mixture.means[:, 0].argsort()
+    torch.testing.assert_close(mixture.means[order], centres, atol=0.1, rtol=0)
+    drawn = mixture.sample(4000, generator)
+    torch.testing.assert_close(drawn.mean(0), mixture.centre, atol=0.2, rtol=0)
+    near = torch.cdist(drawn, centres).min(1).values
+    assert math.sqrt(near.square().mean() / 2) == pytest.approx(0.3, abs=0.03)
+
+
+# What can't work
+
+
+@pytest.mark.parametrize(
+    ("settings", "field"),
+    [
+        ({"latent_dim": 0}, "latent_dim"),
+        ({"latent_dim": 65}, "latent_dim"),
+        ({"objective": "iwae", "n_samples": 0}, "n_samples"),
+        ({"objective": "iwae", "beta": 2.0}, "beta"),
+        ({"latent": "point", "objective": "sparse", "rho": 0.0, "code_activation": "sigmoid"}, "rho"),
+        ({"latent": "point", "objective": "sparse", "rho": 1.0, "code_activation": "sigmoid"}, "rho"),
+        ({"latent": "point", "objective": "sparse"}, "code_activation"),
+        ({"latent": "codebook", "objective": "vq", "n_symbols": 1}, "n_symbols"),
+        ({"latent": "codebook", "objective": "vq", "latent_dim": 5, "symbol_dim": 2}, "symbol_dim"),
+        ({"latent": "point"}, "objective"),
+        ({"objective": "contractive"}, "objective"),
+        ({"scale": "learned"}, "scale"),
+        ({"labels": "given", "n_classes": 1}, "n_classes"),
+        ({"targets": "dynamic", "likelihood": "continuous_bernoulli"}, "likelihood"),
+        ({"objective": "tcvae", "free_bits": 0.5}, "free_bits"),
+        ({"corruption": "masking", "corruption_level": 1.5}, "corruption_level"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_it_begins(settings, field):
+    with pytest.raises(ConfigError) as error:
+        FAMILIES["vae"].configs({"dataset": "digits", **settings})
+    assert error.value.field == field
+
+
+def test_images_that_do_not_fit_are_refused():
+    images = torch.zeros(20, 1, 8, 8, dtype=torch.uint8)
+    config = replace(SMALL_TRAINING, batch_size=10)
+    for shape, train, field in (
+        ((1, 8, 8), images.expand(-1, 3, -1, -1), "image_shape"),
+        ((1, 8, 8), images.float(), "dataset"),
+    ):
+        with pytest.raises(ConfigError) as error:
+            Training(VAE(ModelConfig(shape)), config, train, train)
+        assert error.value.field == field
+    for labels in LABELS[1:]:
+        model = VAE(ModelConfig((1, 8, 8), labels=labels, n_classes=3))
+        with pytest.raises(ConfigError, match="the images have none"):
+            Training(model, config, images, images)
+        with pytest.raises(ConfigError, match="go up to 7"):
+            Training(model, config, images, images, torch.full((20,), 7), torch.full((20,), 7))
+
+
+def test_every_family_says_what_it_is():
+    for name, kind in FAMILIES.items():
+        model, training = kind.configs({"dataset": "mnist"})
+        check_fit(model, training)
+        assert family_of(model, training) == name
+        assert len(kind.about) > 80
+        assert kind.source
+        assert has_prior(model, training) in (True, False)
+
+
+@pytest.mark.usefixtures("checkpoints")
+def test_a_film_of_other_families_is_kept_small():
+    """What a frame holds does not depend on the family."""
+    model, training = FAMILIES["denoising-ae"].configs(SMALL)
+    runs.create("noisy", model, training)
+    for _ in work("noisy"):
+        pass
+    film = read_film(find("noisy"))
+    assert film.still.examples
+    assert FilmWriter(find("noisy"), film.still, 10**9).frames[-1].step == film.frames[-1].step
+
+
+def test_train_config_takes_old_settings():
+    assert TrainConfig("digits").objective == "elbo"
