@@ -8,6 +8,7 @@ PAGES = [
     st.Page("pages/runs.py", title="Runs", url_path="runs"),
     st.Page("pages/latent_map.py", title="Latent map", url_path="latent_map"),
     st.Page("pages/interpolate.py", title="Interpolate", url_path="interpolate"),
+    st.Page("pages/evaluate.py", title="Evaluate", url_path="evaluate"),
 ]
 
 page = st.navigation(PAGES)

@@ -285,7 +285,7 @@ def test_each_dimension_has_a_slider():
         ("train-epochs-digits", 0, "epochs: 0 was given"),
         ("train-batch", 5000, "1,497 training images"),
         ("train-lr", 0.0, "learning_rate: 0.0 was given"),
-        ("train-latent-dim", 0, "latent_dim: 0 was given"),
+        ("train-latent_dim", 0, "latent_dim: 0 was given"),
         ("train-beta", -1.0, "beta: -1.0 was given"),
     ],
 )

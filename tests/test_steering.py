@@ -440,8 +440,9 @@ def test_a_history_of_an_earlier_version_is_read(tmp_path):
 
 def test_settings_that_came_later_have_their_defaults(small):
     content = json.loads((small / "config.json").read_text())
-    for name in checkpoint.LATER:
-        del content["training"][name]
+    for settings in (content, content["training"]):
+        for name in set(settings) - checkpoint.FIRST_SETTINGS - {"training"}:
+            del settings[name]
     (small / "config.json").write_text(json.dumps(content))
     assert read_config(small)[1] == SMALL_TRAINING
 

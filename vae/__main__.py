@@ -17,7 +17,7 @@ from vae.checkpoint import CheckpointError
 from vae.config import CHOICES, ConfigError, ModelConfig, TrainConfig, check_integer
 from vae.data import DataError
 from vae.embeddings import work_embedding
-from vae.evaluate import evaluate
+from vae.evaluations import MAX_IMPORTANCE_SAMPLES, measure, work_evaluation
 from vae.families import FAMILIES
 from vae.latent import EMBEDDINGS
 from vae.processes import RunError, print_to, stand_by
@@ -76,6 +76,7 @@ def make_parser() -> argparse.ArgumentParser:
     # What the app starts in the background; not for people.
     verbs.add_parser("work").add_argument("name")
     verbs.add_parser("work-next")
+    verbs.add_parser("measure").add_argument("name")
     verbs.add_parser("stand-by")
     return parser
 
@@ -124,10 +125,11 @@ def _report(args: argparse.Namespace) -> None:
     if args.json:
         print(json.dumps({"name": args.name, "dataset": training.dataset, **metrics}))
     elif metrics:
-        print(
-            f"{args.name}: held-out ELBO {metrics['elbo']:.2f} = -(reconstruction {metrics['recon_loss']:.2f} "
-            f"+ KL {metrics['kl']:.2f}) nats per image, {metrics['seconds']:.0f} s; kept in {folder}"
+        recon = f"reconstruction {metrics['recon_loss']:.2f}"
+        reached = (
+            f"ELBO {metrics['elbo']:.2f} = -({recon} + KL {metrics['kl']:.2f})" if metrics["kl"] is not None else recon
         )
+        print(f"{args.name}: held-out {reached} nats per image, {metrics['seconds']:.0f} s; kept in {folder}")
     else:
         print(f"{args.name}: {runs.status(args.name).message}")
 
@@ -171,24 +173,24 @@ def _show(bar: tqdm, record: Record) -> None:
 
 
 def run_evaluate(args: argparse.Namespace) -> None:
-    check_integer("importance-samples", args.importance_samples, 0, 100_000)
+    check_integer("importance-samples", args.importance_samples, 0, MAX_IMPORTANCE_SAMPLES)
     check_integer("seed", args.seed, 0, 2**31 - 1)
-    folder = checkpoint.find(args.name)
-    model = checkpoint.load_model(folder)
-    _, training = checkpoint.read_config(folder)
-    train, held_out = (data.load_targets(training.dataset, split, training.targets) for split in data.SPLITS)
-    with _bar(total=len(held_out.images), unit="image") as bar:
-        result = evaluate(
-            model, training, train, held_out, args.importance_samples, args.seed,
-            lambda done, _: bar.update(done - bar.n),
-        )  # fmt: skip
-        bar.update(bar.total - bar.n)
-    figures = {"name": args.name, "dataset": training.dataset, **asdict(result)}
+    with _bar(unit="image") as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        figures = measure(args.name, args.importance_samples, args.seed, show)
+    figures.pop("weights")
     if args.json:
         print(json.dumps(figures))
         return
     for key, value in figures.items():
-        print(f"{key:22s} {value:.4f}" if isinstance(value, float) else f"{key:22s} {value}")
+        if isinstance(value, list):
+            value = " ".join(f"{number:.4f}" for number in value)
+        if value is not None:  # what this model or its data has not
+            print(f"{key:22s} {value:.4f}" if isinstance(value, float) else f"{key:22s} {value}")
 
 
 def run_list(args: argparse.Namespace) -> None:
@@ -202,7 +204,8 @@ def run_list(args: argparse.Namespace) -> None:
         else:
             plural = "s" if row["latent_dim"] > 1 else ""
             kind = f"{row['dataset']}, {row['network']}, {row['latent_dim']} latent dimension{plural}"
-            print(f"{row['name']:20s} {kind:50s} held-out ELBO {row['elbo']:.2f}")
+            reached = f"reconstruction {row['recon_loss']:.2f}" if row["elbo"] is None else f"ELBO {row['elbo']:.2f}"
+            print(f"{row['name']:20s} {kind:50s} held-out {reached}")
 
 
 def _row(summary: checkpoint.Summary) -> dict:
@@ -222,6 +225,7 @@ def _row(summary: checkpoint.Summary) -> dict:
         "beta": training.beta if training else None,
         "epochs": metrics.epochs if metrics else None,
         "elbo": metrics.elbo if metrics else None,
+        "recon_loss": metrics.recon_loss if metrics else None,
         "state": state,
         "problem": problem,
     }
@@ -253,6 +257,7 @@ def main(arguments: list[str] | None = None) -> int:
         "delete": lambda args: runs.delete(args.name),
         "work": lambda args: _train(args.name, show_progress=False),
         "evaluate": run_evaluate,
+        "measure": lambda args: work_evaluation(args.name),
         "list": run_list,
         "tsne": run_embedding,
         "umap": run_embedding,

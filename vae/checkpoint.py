@@ -320,7 +320,7 @@ def read_metrics(folder: Path) -> Metrics:
     may_be_none = {"elbo", "kl", "active_units"}
     try:
         values: dict[str, Any] = {
-            field.name: content.get(field.name) if field.name in may_be_none else content[field.name]
+            field.name: content.get(field.name) if field.name == "active_units" else content[field.name]
             for field in fields(Metrics)
         }
     except KeyError as error:

@@ -165,9 +165,6 @@ class TrainConfig:
     batch_size: int = 128  # images a step, 1 to the number of training images
     learning_rate: float = 2e-3  # Adam's, at the start; above 0, at most 1
     schedule: str = "cosine"  # how the learning rate falls to 0; one of SCHEDULES
-    targets: str = "grey"  # what the model sees of the images; one of TARGETS, see data.binarize
-    objective: str = "elbo"  # one of OBJECTIVES, by kind of code
-    n_samples: int = 50  # iwae only: z for each image in a step, 1 to 1,000
     beta: float = 1.0  # weight of the KL, or of what the objective has in its place, in the loss; 0 to 1,000
     seed: int = 0  # of the first weights, the order of the images and eps; 0 to 2^31 - 1
     device: str = "auto"  # one of DEVICES; auto takes a GPU where torch finds one
@@ -177,6 +174,9 @@ class TrainConfig:
     warmup_epochs: float = 5.0  # warmup only: beta rises from 0 over so many epochs; above 0, at most 100,000
     n_cycles: int = 4  # cyclical only: how often beta rises from 0 in the whole training, 1 to 1,000
     free_bits: float = 0.0  # elbo only: nats of each dimension's KL that cost nothing, 0 to 100
+    targets: str = "grey"  # what the model sees of the images; one of TARGETS, see data.binarize
+    objective: str = "elbo"  # one of OBJECTIVES, by kind of code
+    n_samples: int = 50  # iwae only: z for each image in a step, 1 to 1,000
     capacity: float = 25.0  # capacity only: nats of KL that are aimed at in the end, 0 to 10,000
     rho: float = 0.05  # sparse only: the mean activation that is aimed at, between 0 and 1
     corruption: str = "none"  # what the encoder's input suffers; one of CORRUPTIONS

@@ -1,0 +1,150 @@
+"""The figures of a model in groups, each with its meaning; they are measured in a process of their own."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import plotly.graph_objects as go
+import streamlit as st
+
+from pages.ui.latent_map import axis_name
+from pages.ui.models import OpenModel
+from pages.ui.visitor import is_read_only
+from vae import evaluations
+from vae.checkpoint import CheckpointError
+from vae.config import ConfigError
+from vae.runs import RunError
+
+SAMPLES = {0: "none", 100: "100: seconds", 1000: "1,000", 5000: "5,000, as in papers: minutes"}
+# Name of the figure: title, format, what it says.
+GROUPS: dict[str, dict[str, tuple[str, str, str]]] = {
+    "Likelihood, nats per image": {
+        "elbo": ("ELBO", "{:.2f}", "−(reconstruction + KL), one z for each image: a lower bound on log p(x)."),
+        "recon_loss": ("Reconstruction", "{:.2f}", "−log p(x|z), summed over pixels; lower is better."),
+        "kl": ("KL", "{:.2f}", "KL(q(z|x) ‖ p(z)), summed over dimensions: what the code tells of its image."),
+        "nll": (
+            "−log p(x)",
+            "{:.2f}",
+            "By importance sampling with z ~ q(z|x) (Burda et al., arXiv:1509.00519, equation 8): too high on average, "
+            "less so with more samples.",
+        ),
+        "bits_per_dim": ("Bits per pixel", "{:.4f}", "−ELBO in bits, divided by the numbers of an image."),
+    },
+    "What the code holds": {
+        "active_units": ("Dimensions in use", "{}", "Those with Var(mu) > 0.01 over the images (Burda et al.)."),
+        "mutual_information": (
+            "Mutual information, nats",
+            "{:.2f}",
+            "Of image and z under q: the part of the KL that tells images apart (Hoffman & Johnson 2016). At most "
+            "log of the number of images.",
+        ),
+        "marginal_kl": (
+            "Marginal KL, nats",
+            "{:.2f}",
+            "KL(q(z) ‖ p(z)), where q(z) is the mean of all posteriors: the rest of the KL. 0 if the codes of all "
+            "images together are distributed as the prior.",
+        ),
+        "knn_accuracy": ("5-NN accuracy", "{:.1%}", "Classes told by the five nearest training codes."),
+        "probe_accuracy": ("Linear probe", "{:.1%}", "Classes told by a logistic regression on the code."),
+        "silhouette": ("Silhouette", "{:.3f}", "How much nearer a code lies to its class than to the next, −1 to 1."),
+        "symbols_in_use": ("Symbols in use", "{}", "Of the codebook, over all held-out images."),
+        "mig": ("MIG", "{:.3f}", "Mutual information gap: whether each factor is in one dimension (Chen et al. 2018)."),
+        "disentanglement": ("Disentanglement", "{:.3f}", "DCI: whether each dimension tells one factor alone."),
+        "completeness": ("Completeness", "{:.3f}", "DCI: whether each factor is told by one dimension alone."),
+        "informativeness": ("Informativeness", "{:.3f}", "DCI: how well a random forest tells the factors."),
+    },
+    "Pictures and tasks": {
+        "mse": ("Squared error", "{:.5f}", "Of decode(mu), mean over pixels between 0 and 1."),
+        "ssim": ("SSIM", "{:.3f}", "Structural similarity of image and decode(mu), −1 to 1 (Wang et al. 2004)."),
+        "sample_distance": (
+            "Fréchet distance of samples",
+            "{:.3f}",
+            "Between samples and held-out images, as Gaussians in 50 principal components of the pixels. No network is "
+            "needed; but it sees pixels, not what they mean, and does not catch a model that repeats its images.",
+        ),
+        "label_accuracy": ("Accuracy of its classifier", "{:.1%}", "Of the classifier that was trained on the code."),
+        "denoising_gain": (
+            "Denoising gain, dB",
+            "{:.2f}",
+            "How much nearer to the clean image the model's picture is than the corrupted one that it was given.",
+        ),
+        "anomaly_auc": (
+            "ROC-AUC of the class left out",
+            "{:.3f}",
+            "How well −ELBO (without one: the reconstruction) tells that class: 1 always, 0.5 by chance.",
+        ),
+    },
+}  # fmt: skip
+
+
+def measure_button(name: str) -> None:
+    """Starts a measurement, and shows how far it is."""
+    job = evaluations.evaluation_status(name)
+    if job and job.state == "running":
+        _watch(name)
+        return
+    if job:
+        st.error(job.message)
+    if is_read_only():
+        return
+    left, right = st.columns([0.6, 0.4], vertical_alignment="bottom")
+    n_samples = left.selectbox(
+        "Importance samples for −log p(x)", list(SAMPLES), index=1, format_func=SAMPLES.get, key="importance samples"
+    )
+    if right.button("Measure", type="primary", width="stretch"):
+        try:
+            evaluations.start_evaluation(name, n_samples)
+        except (CheckpointError, ConfigError, RunError) as error:
+            st.error(str(error))
+        else:
+            st.rerun()
+
+
+@st.fragment(run_every=0.5)
+def _watch(name: str) -> None:
+    job = evaluations.evaluation_status(name)
+    if job is None or job.state != "running":
+        st.rerun()
+    st.progress(job.fraction, "Measuring; you may leave this page meanwhile.")
+
+
+def show_figures(opened: OpenModel) -> None:
+    figures = evaluations.read_figures(opened.name)
+    if not figures:
+        st.info("Nothing has been measured of these weights yet.")
+        return
+    for title, group in GROUPS.items():
+        shown = {name: group[name] for name in group if figures.get(name) is not None}
+        st.subheader(title)
+        for start in range(0, len(shown), 5):
+            columns = st.columns(5)
+            for column, name in zip(columns, list(shown)[start : start + 5], strict=False):
+                label, form, meaning = shown[name]
+                column.metric(
+                    label, form.format(figures[name]).replace("-", "−"), _spread(name, figures), "off", help=meaning
+                )
+        if title.startswith("What the code") and figures.get("kl_per_dim"):
+            _show_kl(figures["kl_per_dim"])
+    missing = "" if opened.has_spread else " A code of this model has no spread, so there is no KL and no likelihood."
+    st.caption(f"Over {figures['n_images']:,} held-out images.{missing}")
+    st.download_button(
+        "Save as JSON", json.dumps(figures, indent=2), f"{opened.name}-figures.json", "application/json",
+        on_click="ignore", icon=":material/download:",
+    )  # fmt: skip
+
+
+def _spread(name: str, figures: dict[str, Any]) -> str | None:
+    """What stands below a figure."""
+    if name != "nll":
+        return None
+    return f"± {figures['nll_stderr']:.2f}, {figures['n_importance_samples']:,} samples"
+
+
+def _show_kl(kl: list[float]) -> None:
+    figure = go.Figure(
+        go.Bar(x=[axis_name(i) for i in range(len(kl))], y=kl, hovertemplate="%{x}: %{y:.3f} nats<extra></extra>")
+    )
+    figure.update_layout(height=200, margin={"l": 0, "r": 0, "t": 4, "b": 0})
+    figure.update_yaxes(title="KL, nats")
+    st.plotly_chart(figure, config={"displayModeBar": False}, key="kl bars")
