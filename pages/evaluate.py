@@ -6,8 +6,8 @@ from pages.ui.models import pick_model
 
 begin_page(
     "Evaluate",
-    "How good is a model, and what does its code hold? Measured on images that it was never trained on. Likelihoods are "
-    "sums over pixels and latent dimensions, means over images, in nats.",
+    "How good is a model, and what does its code hold? Measured on images that it was never trained on. Likelihoods "
+    "are sums over pixels and latent dimensions, means over images, in nats.",
 )
 opened = pick_model()
 measure_button(opened.name)

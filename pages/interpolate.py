@@ -3,7 +3,7 @@
 import streamlit as st
 
 from pages.ui.frame import begin_page
-from pages.ui.models import pick_model
+from pages.ui.models import pick_class, pick_model
 from pages.ui.walks import show_dimensions, show_posterior, show_prior, show_walk
 
 begin_page(
@@ -11,7 +11,7 @@ begin_page(
     "Each image is a point z in latent space, and each z is a picture. Walk from one image to another, "
     "draw new ones from the prior, or turn one dimension at a time.",
 )
-opened = pick_model()
+opened = pick_class(pick_model())
 walk, prior, posterior, dimensions = st.tabs(["Walk", "Samples of the prior", "Around one image", "Dimensions"])
 with walk:
     show_walk(opened.name)

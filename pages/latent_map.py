@@ -5,7 +5,7 @@ import streamlit as st
 from pages.ui.explore import explore_map
 from pages.ui.frame import begin_page
 from pages.ui.map_text import explain_map
-from pages.ui.models import pick_model
+from pages.ui.models import pick_class, pick_model
 from pages.ui.projections import pick_projection
 
 HEIGHT = 640  # CSS pixels of the map on a wide screen
@@ -18,6 +18,7 @@ begin_page(
 model_place, projection_place, images_place = st.columns(3)
 with model_place:
     opened = pick_model()
+opened = pick_class(opened)
 choice = pick_projection(opened, projection_place, images_place, HEIGHT)
 if choice:
     explore_map(opened.name, choice, "map", HEIGHT, tools=True)

@@ -125,7 +125,7 @@ def make_decoder(config: ModelConfig) -> nn.Sequential:
 
 def for_class(network: nn.Sequential, n_classes: int, label: int) -> nn.Sequential:
     """An encoder or decoder that is told classes -> one that is told this one for good: a copy without those inputs,
-    for a constant input is a bias."""
+    for a constant input is a bias; its weights are frozen."""
     layers = copy.deepcopy(network)
     i, told = next((i, layer) for i, layer in enumerate(layers) if isinstance(layer, nn.Linear))
     n_features = told.in_features - n_classes
@@ -134,7 +134,7 @@ def for_class(network: nn.Sequential, n_classes: int, label: int) -> nn.Sequenti
         plain.weight.copy_(told.weight[:, :n_features])
         plain.bias.copy_(told.bias + told.weight[:, n_features + label])
     layers[i] = plain
-    return layers
+    return layers.requires_grad_(False)
 
 
 def init_weights(network: nn.Module, generator: torch.Generator) -> None:

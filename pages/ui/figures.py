@@ -58,9 +58,9 @@ GROUPS: dict[str, dict[str, tuple[str, str, str]]] = {
         "mse": ("Squared error", "{:.5f}", "Of decode(mu), mean over pixels between 0 and 1."),
         "ssim": ("SSIM", "{:.3f}", "Structural similarity of image and decode(mu), −1 to 1 (Wang et al. 2004)."),
         "sample_distance": (
-            "Fréchet distance of samples",
+            "Fréchet distance",
             "{:.3f}",
-            "Between samples and held-out images, as Gaussians in 50 principal components of the pixels. No network is "
+            "Of samples from held-out images, as Gaussians in 50 principal components of the pixels. No network is "
             "needed; but it sees pixels, not what they mean, and does not catch a model that repeats its images.",
         ),
         "label_accuracy": ("Accuracy of its classifier", "{:.1%}", "Of the classifier that was trained on the code."),
@@ -122,7 +122,12 @@ def show_figures(opened: OpenModel) -> None:
             for column, name in zip(columns, list(shown)[start : start + 5], strict=False):
                 label, form, meaning = shown[name]
                 column.metric(
-                    label, form.format(figures[name]).replace("-", "−"), _spread(name, figures), "off", help=meaning
+                    label,
+                    form.format(figures[name]).replace("-", "−"),
+                    _spread(name, figures),
+                    "off",
+                    help=meaning,
+                    delta_arrow="off",
                 )
         if title.startswith("What the code") and figures.get("kl_per_dim"):
             _show_kl(figures["kl_per_dim"])

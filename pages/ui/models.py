@@ -89,12 +89,13 @@ def pick_model(label: str = "Model") -> OpenModel:
         st.warning(f"There is no model {asked!r} to open here; another one is shown.")
     default = names.index(DEFAULT_MODEL) if DEFAULT_MODEL in names else 0
     name = st.selectbox(label, names, index=default, key="model", on_change=forget_place, **LINKED)
-    opened = open_or_stop(name)
-    return opened if opened.told is None else _pick_class(opened)
+    return open_or_stop(name)
 
 
-def _pick_class(opened: OpenModel) -> OpenModel:
-    """What the decoder of a conditional model is told."""
+def pick_class(opened: OpenModel) -> OpenModel:
+    """Asks what the decoder of a conditional model is to be told; other models stay as they are."""
+    if opened.told is None:
+        return opened
     st.segmented_control(
         "Class that the decoder is told", range(len(opened.class_names)), default=opened.told, required=True,
         format_func=lambda label: opened.class_names[label], key=_told_key(opened.name),

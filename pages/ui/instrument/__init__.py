@@ -48,7 +48,7 @@ LOSSES = {  # by objective: the loss, and what the third curve shows
     "mmd_imq": ("reconstruction + β · MMD", "MMD from N(0, I)"),
     "sliced_wasserstein": ("reconstruction + β · distance", "Sliced Wasserstein distance from N(0, I)"),
     "energy": ("reconstruction + β · distance", "Energy distance from N(0, I)"),
-    "reconstruction": ("reconstruction", "No penalty"),
+    "reconstruction": ("reconstruction", ""),  # nothing
     "l1": ("reconstruction + β · |z|", "Σ |z|"),
     "l2": ("reconstruction + β · |z|²", "Σ z²"),
     "sparse": ("reconstruction + β · KL(ρ ‖ ρ̂)", "KL(ρ ‖ ρ̂)"),

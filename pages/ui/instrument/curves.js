@@ -87,7 +87,8 @@ class Curves {
       const value = this.rows[7 * i + column];
       return Number.isFinite(value) ? value.toFixed(2).replace("-", "−") : "–";
     };
-    const parts = ["loss", "reconstruction", "KL"].map((name, term) => `${name} ${of(1 + term)} / ${of(4 + term)}`);
+    const parts = ["loss", "reconstruction", this.titles[2]].filter(Boolean)
+      .map((name, term) => `${name} ${of(1 + term)} / ${of(4 + term)}`);
     this.readout.textContent = `epoch ${this.rows[7 * i].toFixed(1)}: ${parts.join(", ")}`;
   }
 
@@ -196,6 +197,7 @@ class Chart {
 
   draw() {
     const { titles, n } = this.curves;
+    this.figure.hidden = !titles[this.term]; // a loss without a third part
     this.width = this.figure.clientWidth;
     if (!this.width) return;
     this.range = this.yRange();
