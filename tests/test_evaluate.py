@@ -5,22 +5,36 @@ import math
 import numpy as np
 import pytest
 import scipy.integrate
+import scipy.linalg
+import scipy.ndimage
 import scipy.spatial
 import scipy.special
 import scipy.stats
 import torch
 
+from tests.test_runs import wait_until
 from vae import VAE, ModelConfig, TrainConfig, data
 from vae.checkpoint import load_model, read_metrics
+from vae.config import ConfigError
 from vae.data import Images
 from vae.evaluate import (
     active_units,
+    dci,
+    denoising_gain,
     evaluate,
+    frechet_distance,
     importance_weighted_nll,
     knn_accuracy,
+    marginal_kl,
+    mutual_information_gap,
+    probe_accuracy,
     reconstructions,
+    silhouette,
+    ssim,
 )
+from vae.evaluations import evaluation_status, measure, read_figures, start_evaluation
 from vae.latent import encode_images
+from vae.objectives import kl_per_dim
 from vae.train import held_out_elbo
 
 
@@ -145,3 +159,130 @@ def test_nll_may_be_left_out(small):
     result = evaluate(load_model(small), TrainConfig("digits"), few, few, n_importance_samples=0)
     assert result.nll is None
     assert result.nll_stderr is None
+
+
+def test_nll_is_that_of_probabilistic_pca():
+    """A linear decoder with Gaussian noise has a likelihood in closed form: N(x | b, W W^T + sigma^2 I)."""
+    generator = torch.Generator().manual_seed(0)
+    model = VAE(ModelConfig((1, 4, 4), widths=(), latent_dim=2, likelihood="gaussian", sigma=0.3)).requires_grad_(False)
+    model.mean_image = lambda logits: logits
+    decoder, encoder = model.decoder[0], model.encoder[1]
+    decoder.weight.copy_(0.3 * torch.randn(16, 2, generator=generator))
+    decoder.bias.copy_(torch.rand(16, generator=generator))
+    images = torch.randint(0, 256, (40, 1, 4, 4), generator=generator, dtype=torch.uint8)
+    # The posterior is linear too: N(M^-1 W^T (x - b), sigma^2 M^-1), M = W^T W + sigma^2 I; the encoder's is wider.
+    weight, sigma = decoder.weight, model.config.sigma
+    inverse = torch.linalg.inv(weight.T @ weight + sigma**2 * torch.eye(2))
+    to_mean = inverse @ weight.T
+    encoder.weight.copy_(torch.cat([to_mean, torch.zeros(2, 16)]))
+    encoder.bias.copy_(torch.cat([-to_mean @ decoder.bias, (2 * sigma**2 * inverse.diagonal()).log()]))
+    covariance = weight @ weight.T + sigma**2 * torch.eye(16)
+    judge = torch.distributions.MultivariateNormal(decoder.bias, covariance)
+    exact = -judge.log_prob(images.flatten(1) / 255)
+    draws = torch.stack([importance_weighted_nll(model, images, 200, seed) for seed in range(30)])
+    error = draws.mean(0) - exact
+    assert (error.abs() < 3 * draws.std(0) / 30**0.5 + 0.01).float().mean() > 0.9
+    assert abs(error.mean()) < 3 * draws.mean(1).std() / 30**0.5 + 0.005
+
+
+def test_the_marginal_kl_of_equal_posteriors_is_theirs():
+    mu, logvar = torch.full((300, 3), 0.7), torch.full((300, 3), -1.0)
+    expected = float(kl_per_dim(mu, logvar)[0].sum())
+    draws = [marginal_kl(mu, logvar, seed) for seed in range(10)]
+    assert np.mean(draws) == pytest.approx(expected, abs=3 * np.std(draws) / 10**0.5)
+
+
+def test_two_groups_of_codes_far_apart_tell_one_bit():
+    mu = torch.tensor([[-20.0], [20.0]]).repeat(100, 1)
+    logvar = torch.zeros_like(mu)
+    known = float(kl_per_dim(mu, logvar).mean()) - marginal_kl(mu, logvar)
+    assert known == pytest.approx(math.log(2), abs=1.5)  # of 200 nats, by 200 draws
+    near = torch.tensor([[-3.0], [3.0]]).repeat(500, 1)
+    draws = [
+        float(kl_per_dim(near, torch.full_like(near, -4.0)).mean()) - marginal_kl(near, torch.full_like(near, -4.0), i)
+        for i in range(10)
+    ]
+    assert np.mean(draws) == pytest.approx(math.log(2), abs=0.05)
+
+
+def test_ssim_is_wangs():
+    """Written again with SciPy's window."""
+    a = torch.rand(3, 1, 12, 12, generator=torch.Generator().manual_seed(0))
+    b = (a + 0.2 * torch.randn(a.shape, generator=torch.Generator().manual_seed(1))).clamp(0, 1)
+    assert ssim(a, a) == pytest.approx(1)
+    values = []
+    for x, y in zip(a[:, 0].double().numpy(), b[:, 0].double().numpy(), strict=True):
+        mean = lambda image: scipy.ndimage.uniform_filter(image, 7)[3:-3, 3:-3]  # noqa: E731
+        share = 49 / 48
+        var_x, var_y = share * (mean(x * x) - mean(x) ** 2), share * (mean(y * y) - mean(y) ** 2)
+        cov = share * (mean(x * y) - mean(x) * mean(y))
+        top = (2 * mean(x) * mean(y) + 1e-4) * (2 * cov + 9e-4)
+        values.append(top / ((mean(x) ** 2 + mean(y) ** 2 + 1e-4) * (var_x + var_y + 9e-4)))
+    assert ssim(a, b) == pytest.approx(np.mean(values), abs=1e-5)
+
+
+def test_the_frechet_distance_is_that_of_gaussians():
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.rand(200, 1, 4, 4, generator=generator) ** 2, torch.rand(300, 1, 4, 4, generator=generator)
+    x, y = a.flatten(1).double().numpy(), b.flatten(1).double().numpy()
+    root = scipy.linalg.sqrtm(np.cov(x.T) @ np.cov(y.T)).real
+    expected = ((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(np.cov(x.T) + np.cov(y.T) - 2 * root)
+    assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-5)
+    assert frechet_distance(b, b) == pytest.approx(0, abs=1e-6)
+
+
+def test_a_code_that_is_the_factors_is_disentangled():
+    generator = torch.Generator().manual_seed(0)
+    factors = torch.randint(0, 4, (800, 3), generator=generator)
+    noise = 0.05 * torch.randn(800, 3, generator=generator)
+    code = factors.float() + noise
+    turned = code @ torch.linalg.qr(torch.randn(3, 3, generator=generator)).Q
+    assert mutual_information_gap(code, factors.numpy()) > 0.9
+    assert mutual_information_gap(turned, factors.numpy()) < 0.5
+    straight = dci(code[:400], factors[:400].numpy(), code[400:], factors[400:].numpy())
+    mixed = dci(turned[:400], factors[:400].numpy(), turned[400:], factors[400:].numpy())
+    assert min(straight) > 0.9
+    assert mixed[0] < straight[0]
+
+
+def test_the_probe_and_the_silhouette_know_clusters():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(300) % 3
+    apart = torch.randn(3, 4, generator=generator)[labels] * 20 + torch.randn(300, 4, generator=generator)
+    assert probe_accuracy(apart, labels, apart, labels) == 1
+    assert silhouette(apart, labels) > 0.7
+    assert silhouette(torch.randn(300, 4, generator=generator), labels) < 0.1
+
+
+def test_the_denoising_gain_is_in_decibels():
+    """A model that gives a tenth of the error: 20 dB."""
+    config = TrainConfig("digits", corruption="gaussian", corruption_level=0.1)
+    images = torch.full((20, 1, 8, 8), 128, dtype=torch.uint8)
+    model = VAE(ModelConfig((1, 8, 8), latent_dim=64, widths=(), latent="point"))
+    model.encode = lambda x, _: (x.flatten(1), None)
+    model.recon = lambda z, _: 128 / 255 + 0.1 * (z.view(-1, 1, 8, 8) - 128 / 255)
+    assert denoising_gain(model, images, config) == pytest.approx(20, abs=1e-3)
+
+
+# In a process of its own
+
+
+def test_figures_are_measured_in_the_background_and_kept(small):
+    start_evaluation(small.name, 2)
+    wait_until(lambda: not evaluation_status(small.name) or evaluation_status(small.name).state == "failed")
+    assert evaluation_status(small.name) is None
+    figures = read_figures(small.name)
+    assert figures["nll"] == measure(small.name, 2)["nll"]
+    assert figures["n_importance_samples"] == 2
+    weights = small / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\0")
+    assert read_figures(small.name) is None  # of other weights
+
+
+def test_what_cannot_be_measured_is_said(small):
+    with pytest.raises(ConfigError, match="importance-samples"):
+        start_evaluation(small.name, -1)
+    (small / "model.safetensors").write_bytes(b"no weights")
+    start_evaluation(small.name, 2)
+    wait_until(lambda: (job := evaluation_status(small.name)) and job.state == "failed")
+    assert "can't be opened" in evaluation_status(small.name).message

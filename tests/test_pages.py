@@ -15,14 +15,16 @@ from pages.ui.latent_map import Picks, Spot, _read_question, _read_selection, _r
 from pages.ui.models import MapChoice, image_name, image_place, open_model
 from pages.ui.projections import HOLDS
 from pages.ui.selection import find_selected
-from vae import embeddings, runs
+from vae import embeddings, evaluations, runs
 from vae.checkpoint import SHIPPED_ROOT, find, load_latents, load_model, save_latents
 from vae.config import ModelConfig, TrainConfig
+from vae.families import FAMILIES
 from vae.latent import Latents
+from vae.processes import locked
 from vae.worker import work
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("home", "train", "runs", "latent_map", "interpolate")
+PAGES = ("home", "train", "runs", "latent_map", "interpolate", "evaluate")
 
 
 @pytest.fixture(autouse=True)
@@ -32,8 +34,10 @@ def own_folders(tmp_path, monkeypatch):
     monkeypatch.setenv("LATENTARIUM_DATA", str(tmp_path / "data"))
 
 
-def open_page(page: str) -> AppTest:
+def open_page(page: str, **query: str) -> AppTest:
     app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60).run()
+    for name, value in query.items():
+        app.query_params[name] = value
     return app if page == "home" else app.switch_page(f"pages/{page}.py").run()
 
 
@@ -412,3 +416,54 @@ def test_a_setting_of_the_server_that_can_not_be_is_said(monkeypatch):
     next(button for button in app.button if button.label == "Start training").click().run()
     assert not app.exception
     assert "LATENTARIUM_RUNS: 'many' was given" in texts(app)
+
+
+# Evaluate
+
+
+def test_a_model_is_measured_and_its_figures_shown(small):
+    app = open_page("evaluate", model=small.name)
+    assert "Nothing has been measured" in app.info[0].value
+    work = evaluations.work_evaluation
+    evaluations.write_json(small / evaluations.STATE_FILE, {"n_samples": 2})
+    work(small.name)
+    app.run()
+    figures = evaluations.read_figures(small.name)
+    shown = {metric.label: metric.value for metric in app.metric}
+    assert shown["ELBO"] == f"{figures['elbo']:.2f}".replace("-", "−")
+    assert shown["5-NN accuracy"] == f"{figures['knn_accuracy']:.1%}"
+    assert "MIG" not in shown  # nobody knows the factors of digits
+    assert not app.exception
+
+
+def test_what_cannot_be_measured_is_said_on_the_page(small):
+    runs.write_state(small, "running", "Training.")
+    app = open_page("evaluate", model=small.name)
+    with locked(small / "worker.lock"):
+        app.button[0].click().run()
+    assert "is in training" in app.error[0].value
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_form_offers_every_family(name):
+    app = open_page("train")
+    app.selectbox(key="train-family").set_value(name).run()
+    assert not app.exception
+    assert not app.error
+    assert FAMILIES[name].about in " ".join(caption.value for caption in app.caption)
+    assert not next(button for button in app.button if button.label == "Start training").disabled
+
+
+@pytest.mark.parametrize("name", ["ae", "cvae", "vq-vae", "swae"])
+def test_pages_follow_the_family(name):
+    model, training = FAMILIES[name].configs(
+        {"dataset": "digits", "widths": (16,), "latent_dim": 2, "epochs": 1, "threads": 1, "device": "cpu"}
+    )
+    runs.create(name, model, training)
+    for _ in work(name):
+        pass
+    for page in ("latent_map", "interpolate", "evaluate"):
+        app = open_page(page, model=name)
+        assert not app.exception, page
+    app = open_page("train", run=name)
+    assert not app.exception

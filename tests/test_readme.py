@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from vae.__main__ import make_parser
+from vae.families import FAMILIES
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -39,3 +40,8 @@ def test_each_page_is_there(path):
 @pytest.mark.parametrize("command", re.findall(r"python -m (benchmarks\.\w+)", README))
 def test_each_benchmark_is_there(command):
     assert (ROOT / (command.replace(".", "/") + ".py")).is_file()
+
+
+def test_the_families_are_those_that_there_are():
+    table = README.split("`--family` |")[1].split("\n\n")[0]
+    assert set(re.findall(r"`([\w-]+)`", table)) == set(FAMILIES)

@@ -245,6 +245,9 @@ def test_of_two_who_want_a_name_one_gets_it(checkpoints, monkeypatch):
     [
         ("batch_size", SMALL_MODEL, replace(SMALL_TRAINING, batch_size=1498)),
         ("dataset", SMALL_MODEL, replace(SMALL_TRAINING, dataset="imagenet")),
+        ("objective", replace(SMALL_MODEL, latent="point"), SMALL_TRAINING),
+        ("n_classes", replace(SMALL_MODEL, labels="given", n_classes=3), SMALL_TRAINING),
+        ("left_out_class", SMALL_MODEL, replace(SMALL_TRAINING, left_out_class=10)),
         ("image_shape", replace(SMALL_MODEL, image_shape=(1, 28, 28)), SMALL_TRAINING),
         pytest.param("device", SMALL_MODEL, replace(SMALL_TRAINING, device="cuda"), marks=pytest.mark.skipif(
             torch.cuda.is_available(), reason="there is a CUDA device here")),

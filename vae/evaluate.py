@@ -199,7 +199,9 @@ def dci(train_mu: Tensor, train_factors: np.ndarray, mu: Tensor, factors: np.nda
 
     importances, scores = [], []
     for factor, held_out in zip(train_factors.T, factors.T, strict=True):
-        forest = RandomForestClassifier(50, max_depth=10, random_state=0, n_jobs=1).fit(train_mu.numpy(), factor)
+        forest = RandomForestClassifier(30, max_depth=10, max_features=None, random_state=0).fit(
+            train_mu.numpy(), factor
+        )
         importances.append(forest.feature_importances_)
         scores.append(forest.score(mu.numpy(), held_out))
     table = np.array(importances).T + 1e-12  # (D, F)

@@ -44,7 +44,7 @@ from vae.checkpoint import (
     write_atomically,
     write_json,
 )
-from vae.config import ConfigError, ModelConfig, TrainConfig, check_integer, check_number
+from vae.config import ConfigError, ModelConfig, TrainConfig, check_fit, check_integer, check_number
 from vae.processes import (
     ACTIVE_STATES,
     RunError,
@@ -155,6 +155,7 @@ def create(name: str, model: ModelConfig, training: TrainConfig, owner: str = ""
 
 
 def _check_settings(model: ModelConfig, training: TrainConfig) -> None:
+    check_fit(model, training)
     info = data.dataset_info(training.dataset)
     if training.batch_size > info.n_train:
         raise ConfigError(
@@ -162,6 +163,13 @@ def _check_settings(model: ModelConfig, training: TrainConfig) -> None:
         )
     if model.image_shape != info.image_shape:
         raise ConfigError("image_shape", f"{model.image_shape} was given; {training.dataset} has {info.image_shape}")
+    n_classes = len(info.class_names)
+    if model.labels != "unused" and model.n_classes != n_classes:
+        raise ConfigError("n_classes", f"{model.n_classes} was given; {training.dataset} has {n_classes}")
+    if training.left_out_class >= n_classes:
+        raise ConfigError(
+            "left_out_class", f"{training.left_out_class} was given; {training.dataset} has 0 to {n_classes - 1}"
+        )
     pick_device(training.device)
     max_runs()
 
