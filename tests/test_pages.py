@@ -467,3 +467,24 @@ def test_pages_follow_the_family(name):
         assert not app.exception, page
     app = open_page("train", run=name)
     assert not app.exception
+
+
+@pytest.mark.parametrize(
+    ("family", "key", "value", "sentence"),
+    [
+        ("ae", "train-latent_dim", 100, "latent_dim: 100 was given"),
+        ("iwae", "train-n_samples", 0, "n_samples: 0 was given"),
+        ("sparse-ae", "train-rho", 1.0, "rho: 1.0 was given"),
+        ("vq-vae", "train-n_symbols", 1, "n_symbols: 1 was given"),
+        ("vq-vae", "train-symbol_dim", 3, "symbol_dim: 3 was given"),
+    ],
+)
+def test_what_is_wrong_is_said_below_its_field(family, key, value, sentence):
+    app = open_page("train")
+    app.selectbox(key="train-family").set_value(family).run()
+    app.number_input(key=key).set_value(value).run()
+    (error,) = app.error
+    assert error.value.startswith(sentence)
+    shown = [(node.type, getattr(node, "key", None)) for node in app.main]
+    assert shown[shown.index(("number_input", key)) + 1][0] == "error"
+    assert next(button for button in app.button if button.label == "Start training").disabled

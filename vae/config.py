@@ -19,6 +19,7 @@ OBJECTIVES = {  # by kind of code
     "point": ("reconstruction", "l1", "l2", "sparse", "contractive", *DISTANCES),
     "codebook": ("vq",),
 }
+WITHOUT_BETA = ("iwae", "reconstruction")  # objectives whose loss has no weight
 TARGETS = ("grey", "static", "dynamic")
 CORRUPTIONS = ("none", "gaussian", "masking", "salt_and_pepper")
 SCHEDULES = ("cosine", "linear", "constant")

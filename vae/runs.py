@@ -128,7 +128,7 @@ def create(name: str, model: ModelConfig, training: TrainConfig, owner: str = ""
     Raises ConfigError for a name or setting that can't work, RunError if the folder can't be written.
     """
     check_name(name)
-    _check_settings(model, training)
+    check_settings(model, training)
     root = checkpoint_root()
     _check_free(name)
     scratch = None
@@ -154,12 +154,13 @@ def create(name: str, model: ModelConfig, training: TrainConfig, owner: str = ""
     return root / name
 
 
-def _check_settings(model: ModelConfig, training: TrainConfig) -> None:
+def check_settings(model: ModelConfig, training: TrainConfig) -> None:
+    """Raises ConfigError if a model can't be trained so here."""
     check_fit(model, training)
     info = data.dataset_info(training.dataset)
     if training.batch_size > info.n_train:
         raise ConfigError(
-            "batch_size", f"{training.batch_size} was given; {training.dataset} has {info.n_train} training images"
+            "batch_size", f"{training.batch_size:,} was given; {training.dataset} has {info.n_train:,} training images"
         )
     if model.image_shape != info.image_shape:
         raise ConfigError("image_shape", f"{model.image_shape} was given; {training.dataset} has {info.image_shape}")

@@ -15,7 +15,7 @@ from pages.ui.run_actions import continue_run, why_not
 from pages.ui.runs_table import kl_terms, layers, likelihood_title
 from vae import ModelConfig, TrainConfig, data, runs
 from vae.checkpoint import CheckpointError, find, load_model, read_config, read_metrics
-from vae.config import ConfigError
+from vae.config import WITHOUT_BETA, ConfigError
 from vae.families import FAMILIES, family_of
 from vae.film import EARLY_SECONDS, FILM_FILE, LIVE_FILE, Camera, read_film, read_live
 from vae.processes import ACTIVE_STATES, RunError
@@ -24,7 +24,6 @@ from vae.train import N_LIVE_HELD_OUT
 
 REFRESH_SECONDS, LATER_REFRESH_SECONDS = 0.4, 1.0
 FIRST_RECORD_SECONDS = 0.6  # that a page which has just started a run waits for the first point of its curve
-WITHOUT_BETA = ("iwae", "reconstruction")  # objectives whose loss has no weight
 SLOW_DELAY = 0.25  # seconds between two batches in slow motion
 FILES = ("config.json", "history.jsonl", FILM_FILE, LIVE_FILE, "model.safetensors")
 
@@ -76,7 +75,7 @@ def _describe(model: ModelConfig, training: TrainConfig) -> str:
     """A run's settings in one line."""
     parts = [
         FAMILIES[family_of(model, training)].title, training.dataset, f"{layers(model)}, {model.activation}",
-        likelihood_title(model), f"β {training.beta:g}",
+        likelihood_title(model), "" if training.objective in WITHOUT_BETA else f"β {training.beta:g}",
         kl_terms(training), f"{training.epochs:,} epochs", f"batch {training.batch_size}",
         f"learning rate {training.learning_rate:g}, {training.schedule}", f"seed {training.seed}",
     ]  # fmt: skip

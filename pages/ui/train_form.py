@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from functools import partial
 from typing import Any
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from pages.ui import visitor
 from pages.ui.runs_table import LIKELIHOOD_TITLES
@@ -22,6 +24,7 @@ from vae.config import (
     SCALES,
     SCHEDULES,
     TARGETS,
+    WITHOUT_BETA,
     ConfigError,
     ModelConfig,
     TrainConfig,
@@ -32,8 +35,8 @@ from vae.processes import RunError
 
 MODEL = {field.name: field.default for field in fields(ModelConfig)}
 TRAINING = {field.name: field.default for field in fields(TrainConfig)}
-# A small data set has few steps in an epoch: enough epochs for the curve to flatten.
 DEFAULTS = {**MODEL, **TRAINING}
+# A small data set has few steps in an epoch: enough epochs for the curve to flatten.
 EPOCHS = {"digits": 100, "shapes": 30}
 WIDTHS = {"mlp": "512, 256", "conv": "256"}
 NETWORK_TITLES = {"mlp": "MLP (dense layers)", "conv": "convolutional"}
@@ -66,7 +69,6 @@ BETA_TITLES = {
 }
 TARGET_TITLES = {"grey": "grey values", "static": "binarized once", "dynamic": "binarized at each visit"}
 CORRUPTION_TITLES = {name: name.replace("_", " ") for name in CORRUPTIONS}
-WITHOUT_BETA = ("iwae", "reconstruction")
 BETA_SCHEDULE_TITLES = {"constant": "constant", "warmup": "warm-up", "cyclical": "cyclical"}
 EXPLANATION = """
 - **Family**: a kind of autoencoder, with settings that make it so; each may be changed below.
@@ -109,18 +111,12 @@ def train_form() -> None:
     dataset = selectbox("Data", list(DATASETS), format_func=lambda name: DATASETS[name].title, key="train-dataset")
     st.caption(DATASETS[dataset].about)
     family = _pick_family()
-    try:
-        model, training = _settings(dataset, family)
-        problem = None
-    except ConfigError as error:
-        model, training, problem = None, None, str(error)
+    model, training = _settings(dataset, family)
     if st.session_state.pop("name was used", False):
         st.session_state["train-name"] = ""
     name = text_input(
         "Name", key="train-name", placeholder=f"{_free_name(dataset, model)} (if left empty)", max_chars=64
     ) or _free_name(dataset, model)  # fmt: skip
-    if problem:
-        st.error(problem)
     is_known = visitor.mode() != "class" or visitor.owner()  # for a moment, at a browser's first visit, it is not
     is_ready = bool(model and training and is_known)
     if st.button("Start training", type="primary", disabled=not is_ready, width="stretch"):
@@ -143,7 +139,7 @@ def _pick_family() -> Family:
 def _take_family() -> None:
     family = FAMILIES[st.session_state["train-family"]]
     for name in FORM_KEYS:
-        default = {**MODEL, **TRAINING, **family.settings}[name]
+        default = {**DEFAULTS, **family.settings}[name]
         st.session_state[f"train-{name}"] = float(default) if isinstance(default, float) else default
 
 
@@ -179,145 +175,143 @@ def fill_form(model: ModelConfig, training: TrainConfig) -> None:
         st.session_state[f"train-{name}"] = value
 
 
-def _settings(dataset: str, family: Family) -> tuple[ModelConfig, TrainConfig]:
-    """What the form asks for. Raises ConfigError if that can't work."""
-    defaults = {**DEFAULTS, **family.settings}
-    ask = partial(_ask, defaults)
-    chosen: dict[str, Any] = {"dataset": dataset}
-    chosen["network"] = selectbox("Network", NETWORKS, format_func=NETWORK_TITLES.get, key="train-network")
-    problems: list[ConfigError] = []
+class _Form:
+    """The fields of the form: what was chosen in each, and a place below each for what is wrong with it."""
 
-    def integers(field: str, label: str, default: str, key: str) -> None:
+    def __init__(self, defaults: dict[str, Any]):
+        self.defaults = defaults
+        self.chosen: dict[str, Any] = {}
+        self.places: dict[str, DeltaGenerator] = {}
+        self.is_sound = True
+
+    def number(self, name: str, label: str, step: float, key: str = "", default: float | None = None) -> None:
+        key, default = key or f"train-{name}", self.defaults[name] if default is None else default
+        options = {"format": "%g"} if isinstance(default, float) else {}
+        if key not in st.session_state:
+            options["value"] = default
+        self.chosen[name] = number_input(label, step=step, key=key, **options)
+        self.places[name] = st.empty()
+
+    def choice(self, name: str, label: str, options: Sequence[Any], titles: Callable[[Any], str] = str) -> Any:
+        key = f"train-{name}"
+        if st.session_state.get(key) not in options:  # at first, or of another family
+            st.session_state[key] = self.defaults[name] if self.defaults[name] in options else options[0]
+        self.chosen[name] = selectbox(label, options, format_func=titles, key=key)
+        self.places[name] = st.empty()
+        return self.chosen[name]
+
+    def integers(self, name: str, label: str, default: str, key: str) -> None:
+        text = text_input(label, default, key=key)
+        self.places[name] = st.empty()
         try:
-            chosen[field] = _integers(field, text_input(label, default, key=key))
-        except ConfigError as error:
-            problems.append(error)  # once all of the form is shown
+            self.chosen[name] = tuple(int(part) for part in text.split(",") if part.strip())
+        except ValueError:
+            self.complain(ConfigError(name, f"{text!r} was given; use whole numbers with commas, as 512, 256"))
 
-    if chosen["network"] == "conv":
-        integers("channels", "Channels, image to code", "16, 32", "train-channels")
-    else:
-        chosen["channels"] = ()
-    widths = WIDTHS[chosen["network"]]
-    integers("widths", "Dense widths, image to code", widths, f"train-widths-{chosen['network']}")
-    chosen["activation"] = selectbox(
-        "Activation", ACTIVATIONS, format_func=ACTIVATION_TITLES.get, key="train-activation"
-    )
-    chosen["latent_dim"] = ask("latent_dim", "Latent dimensions", step=1)
-    if defaults["latent"] == "codebook":
-        chosen["n_symbols"] = ask("n_symbols", "Symbols in the codebook", step=16)
-        chosen["symbol_dim"] = ask("symbol_dim", "Dimensions of a symbol", step=1)
-    chosen["likelihood"] = _choose(defaults, "likelihood", "Likelihood", LIKELIHOODS, LIKELIHOOD_TITLES)
-    if chosen["likelihood"] in ("gaussian", "laplace"):
-        chosen["scale"] = _choose(defaults, "scale", "Scale σ", SCALES, SCALE_TITLES)
-        label = "σ of the Gaussian" if chosen["likelihood"] == "gaussian" else "σ of the Laplace density"
-        chosen["sigma"] = ask("sigma", label if chosen["scale"] == "fixed" else f"{label}, at first", step=0.05)
-    else:
-        chosen["scale"] = "fixed"
-    fitting = OBJECTIVES[defaults["latent"]]
-    chosen["objective"] = fitting[0]
-    if len(fitting) > 1:
-        chosen["objective"] = _choose(defaults, "objective", "Objective", fitting, OBJECTIVE_TITLES)
-    chosen |= _objective_settings(defaults, chosen["objective"])
-    chosen |= _steps(dataset)
+    def complain(self, error: ConfigError) -> None:
+        """Says what is wrong below the field at fault; where that has no place in the form, here."""
+        self.places.get(error.field, st).error(str(error))
+        self.is_sound = False
+
+
+def _settings(dataset: str, family: Family) -> tuple[ModelConfig, TrainConfig] | tuple[None, None]:
+    """What the form asks for; None where that can't work, which it says."""
+    form = _Form({**DEFAULTS, **family.settings})
+    _ask_network(form)
+    _ask_likelihood(form)
+    _ask_objective(form)
+    _ask_steps(form, dataset)
     with st.expander("Over time, data, dropout"):
-        chosen |= _schedules(defaults, chosen["objective"])
-        chosen |= _data_settings(defaults, dataset)
-    if problems:
-        raise problems[0]
-    model, training = family.configs(chosen)
-    n_train = dataset_info(dataset).n_train
-    if training.batch_size > n_train:
-        raise ConfigError("batch_size", f"{training.batch_size:,} was given; {dataset} has {n_train:,} training images")
-    return model, training
+        _ask_schedules(form)
+        _ask_data(form, dataset_info(dataset).class_names)
+    if form.is_sound:
+        try:
+            model, training = family.configs({"dataset": dataset, **form.chosen})
+            runs.check_settings(model, training)
+        except ConfigError as error:
+            form.complain(error)
+        else:
+            return model, training
+    return None, None
 
 
-def _ask(defaults: dict[str, Any], name: str, label: str, **options: Any) -> Any:
-    """A number of the form."""
-    if isinstance(defaults[name], float):
-        options["format"] = "%g"
-    return number_input(label, value=defaults[name], key=f"train-{name}", **options)
+def _ask_network(form: _Form) -> None:
+    network = form.choice("network", "Network", NETWORKS, NETWORK_TITLES.get)
+    form.chosen["channels"] = ()
+    if network == "conv":
+        form.integers("channels", "Channels, image to code", "16, 32", "train-channels")
+    form.integers("widths", "Dense widths, image to code", WIDTHS[network], f"train-widths-{network}")
+    form.choice("activation", "Activation", ACTIVATIONS, ACTIVATION_TITLES.get)
+    form.number("latent_dim", "Latent dimensions", 1)
+    if form.defaults["latent"] == "codebook":
+        form.number("n_symbols", "Symbols in the codebook", 16)
+        form.number("symbol_dim", "Dimensions of a symbol", 1)
 
 
-def _choose(defaults: dict[str, Any], name: str, label: str, options: Any, titles: dict[str, str]) -> str:
-    key = f"train-{name}"
-    if st.session_state.get(key) not in options:  # of another family
-        st.session_state[key] = defaults[name] if defaults[name] in options else options[0]
-    return selectbox(label, options, format_func=titles.get, key=key)
+def _ask_likelihood(form: _Form) -> None:
+    likelihood = form.choice("likelihood", "Likelihood", LIKELIHOODS, LIKELIHOOD_TITLES.get)
+    form.chosen["scale"] = "fixed"
+    if likelihood in ("gaussian", "laplace"):
+        scale = form.choice("scale", "Scale σ", SCALES, SCALE_TITLES.get)
+        density = "Gaussian" if likelihood == "gaussian" else "Laplace density"
+        form.number("sigma", f"σ of the {density}{'' if scale == 'fixed' else ', at first'}", 0.05)
 
 
-def _objective_settings(defaults: dict[str, Any], objective: str) -> dict[str, Any]:
-    """The numbers that an objective has."""
-    ask = partial(_ask, defaults)
-    chosen: dict[str, Any] = {}
+def _ask_objective(form: _Form) -> None:
+    fitting = OBJECTIVES[form.defaults["latent"]]
+    form.chosen["objective"] = fitting[0]
+    if len(fitting) > 1:
+        form.choice("objective", "Objective", fitting, OBJECTIVE_TITLES.get)
+    objective = form.chosen["objective"]
+    form.chosen["code_activation"] = "sigmoid" if objective == "sparse" else "none"
     if objective == "sparse":
-        chosen["code_activation"] = "sigmoid"
-        chosen["rho"] = ask("rho", "ρ, the mean activation", step=0.01)
+        form.number("rho", "ρ, the mean activation", 0.01)
     if objective == "iwae":
-        chosen["n_samples"] = ask("n_samples", "k, draws of z for each image", step=5)
+        form.number("n_samples", "k, draws of z for each image", 5)
     if objective == "capacity":
-        chosen["capacity"] = ask("capacity", "Capacity in the end, nats", step=5.0)
-    if objective in WITHOUT_BETA:
-        return chosen | {"beta": 1.0}
-    return chosen | {"beta": ask("beta", BETA_TITLES.get(objective, "β, the weight of the penalty"), step=0.5)}
+        form.number("capacity", "Capacity in the end, nats", 5.0)
+    form.chosen["beta"] = 1.0
+    if objective not in WITHOUT_BETA:
+        form.number("beta", BETA_TITLES.get(objective, "β, the weight of the penalty"), 0.5)
 
 
-def _steps(dataset: str) -> dict[str, Any]:
+def _ask_steps(form: _Form, dataset: str) -> None:
     left, right = st.columns(2)
     with left:
-        epochs = number_input(
-            "Epochs", value=EPOCHS.get(dataset, TRAINING["epochs"]), step=1, key=f"train-epochs-{dataset}"
-        )
-        learning_rate = number_input(
-            "Learning rate", value=TRAINING["learning_rate"], step=0.0005, format="%g", key="train-lr"
-        )
+        epochs = EPOCHS.get(dataset, TRAINING["epochs"])
+        form.number("epochs", "Epochs", 1, f"train-epochs-{dataset}", epochs)
+        form.number("learning_rate", "Learning rate", 0.0005, "train-lr")
     with right:
-        batch_size = number_input("Batch", value=TRAINING["batch_size"], step=32, key="train-batch")
-        seed = number_input("Seed", value=TRAINING["seed"], step=1, key="train-seed")
-    return {"epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size, "seed": seed}
+        form.number("batch_size", "Batch", 32, "train-batch")
+        form.number("seed", "Seed", 1)
 
 
-def _schedules(defaults: dict[str, Any], objective: str) -> dict[str, Any]:
-    ask = partial(_ask, defaults)
-    chosen: dict[str, Any] = {
-        "schedule": selectbox("Rate over time", SCHEDULES, key="train-schedule"),
-        "free_bits": 0.0,
-    }
+def _ask_schedules(form: _Form) -> None:
+    objective = form.chosen["objective"]
+    form.choice("schedule", "Rate over time", SCHEDULES)
+    form.chosen["beta_schedule"], form.chosen["free_bits"] = "constant", 0.0
     if objective not in WITHOUT_BETA:
-        chosen["beta_schedule"] = _choose(
-            defaults, "beta_schedule", "β over time", BETA_SCHEDULES, BETA_SCHEDULE_TITLES
-        )
-        if chosen["beta_schedule"] == "warmup":
-            chosen["warmup_epochs"] = ask("warmup_epochs", "Length of the warm-up", step=1.0)
-        if chosen["beta_schedule"] == "cyclical":
-            chosen["n_cycles"] = ask("n_cycles", "Cycles", step=1)
+        schedule = form.choice("beta_schedule", "β over time", BETA_SCHEDULES, BETA_SCHEDULE_TITLES.get)
+        if schedule == "warmup":
+            form.number("warmup_epochs", "Length of the warm-up", 1.0)
+        if schedule == "cyclical":
+            form.number("n_cycles", "Cycles", 1)
     if objective == "elbo":
-        chosen["free_bits"] = ask("free_bits", "Free bits, nats for each dimension", step=0.1)
-    return chosen
+        form.number("free_bits", "Free bits, nats for each dimension", 0.1)
 
 
-def _data_settings(defaults: dict[str, Any], dataset: str) -> dict[str, Any]:
-    ask = partial(_ask, defaults)
-    chosen: dict[str, Any] = {"targets": _choose(defaults, "targets", "Targets", TARGETS, TARGET_TITLES)}
-    chosen["corruption"] = _choose(defaults, "corruption", "Corruption of the input", CORRUPTIONS, CORRUPTION_TITLES)
-    if chosen["corruption"] != "none":
-        chosen["corruption_level"] = ask("corruption_level", "Level of the corruption", step=0.1)
-    if defaults["labels"] == "predicted":
-        chosen["labelled_share"] = ask("labelled_share", "Share of the images with labels", step=0.01)
-        chosen["label_weight"] = ask("label_weight", "Weight of the labels", step=10.0)
-    chosen["dropout"] = ask("dropout", "Dropout", step=0.1)
-    names = dataset_info(dataset).class_names
-    chosen["left_out_class"] = selectbox(
-        "Class left out of training", range(-1, len(names)), key="train-left_out_class",
-        format_func=lambda label: "none" if label < 0 else names[label],
+def _ask_data(form: _Form, class_names: Sequence[str]) -> None:
+    form.choice("targets", "Targets", TARGETS, TARGET_TITLES.get)
+    if form.choice("corruption", "Corruption of the input", CORRUPTIONS, CORRUPTION_TITLES.get) != "none":
+        form.number("corruption_level", "Level of the corruption", 0.1)
+    if form.defaults["labels"] == "predicted":
+        form.number("labelled_share", "Share of the images with labels", 0.01)
+        form.number("label_weight", "Weight of the labels", 10.0)
+    form.number("dropout", "Dropout", 0.1)
+    form.choice(
+        "left_out_class", "Class left out of training", range(-1, len(class_names)),
+        lambda label: "none" if label < 0 else class_names[label],
     )  # fmt: skip
-    return chosen
-
-
-def _integers(field: str, text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(",") if part.strip())
-    except ValueError as error:
-        raise ConfigError(field, f"{text!r} was given; use whole numbers with commas, as 512, 256") from error
 
 
 def _free_name(dataset: str, model: ModelConfig | None) -> str:
