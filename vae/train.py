@@ -174,15 +174,17 @@ def batch_terms(
     with torch.set_grad_enabled(torch.is_grad_enabled() or seen.requires_grad):
         mu, logvar = model.encode(seen, y)
         contraction = contractive_penalty(mu, seen, generator).sum() if seen.requires_grad else None
+    is_bound = config.objective == "iwae"
+    if not is_bound:
+        z = model.sample_z(mu, logvar, generator)
+        recon = model.recon_loss(model.decode(z, y), batch.x).sum()
     has_kl = model.config.latent == "gaussian"
     kl_of_dims = kl_per_dim(mu, logvar) if has_kl else mu.new_full((), torch.nan)
     kl, penalty = kl_of_dims.sum(), mu.new_full((), torch.nan)
-    if config.objective == "iwae":
+    if is_bound:
         loss = iwae_loss(model, batch.x, mu, logvar, config.n_samples, generator, y).sum()
         recon = loss.detach() - kl
     else:
-        z = model.sample_z(mu, logvar, generator)
-        recon = model.recon_loss(model.decode(z, y), batch.x).sum()
         n = len(mu)
         if config.objective == "elbo":
             loss = recon + beta * (n * free_bits_kl(kl_of_dims, config.free_bits) if config.free_bits else kl)
