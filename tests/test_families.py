@@ -172,7 +172,7 @@ def test_static_targets_are_drawn_once_and_held_out_ones_always_the_same():
         assert torch.equal(first, again)
         assert set(first.unique().tolist()) == {0, 255}
     assert set(load_targets("digits", "train", "static").images.unique().tolist()) == {0, 255}
-    assert torch.equal(load_targets("digits", "train", "dynamic").images, data.load("digits", "train").images)
+    assert torch.equal(load_targets("digits", "train", "grey").images, data.load("digits", "train").images)
 
 
 def test_corruption_leaves_what_it_does_not_hit():

@@ -10,8 +10,10 @@ import torch
 from PIL import Image
 
 from vae import VAE, ModelConfig
-from vae.film import Film, Frame, Still
-from vae.gif import LAST_SECONDS, MAP, SIZE, film_gif, half_extent, map_pixels
+from vae.checkpoint import SHIPPED_NAMES, SHIPPED_ROOT
+from vae.families import FAMILIES
+from vae.film import Film, Frame, Still, read_film
+from vae.gif import LAST_SECONDS, MAP, SIZE, Captions, captions_of, film_gif, half_extent, map_pixels
 from vae.pictures import data_uri, decode_pictures, enlarge, film_strip, grid, png_bytes
 
 
@@ -192,3 +194,20 @@ def test_a_gif_that_would_be_too_large_leaves_out_frames_but_not_the_last(monkey
     gif.seek(4)
     box = (470, 100, 890, 350)  # the pictures
     assert gif.convert("RGB").crop(box).tobytes() == last.crop(box).tobytes()
+
+
+@pytest.mark.parametrize("name", SHIPPED_NAMES)
+def test_the_film_of_a_shipped_model_is_a_gif_without_the_images(name):
+    """Its examples were taken out, so the reconstructions stand alone."""
+    film = read_film(SHIPPED_ROOT / name)
+    assert not film.still.examples
+    gif = Image.open(io.BytesIO(film_gif(replace(film, frames=film.frames[-3:]), COLOURS, 10)))
+    assert gif.n_frames == 3
+
+
+def test_a_gif_says_what_its_family_shows():
+    plain, noisy = (captions_of(*FAMILIES[name].configs({"dataset": "digits"})) for name in ("vae", "denoising-ae"))
+    assert plain == Captions()
+    assert noisy.n_example_rows == 2
+    assert "variance" in noisy.bars
+    assert "prior" not in noisy.samples

@@ -139,10 +139,11 @@ def corrupt(x: Tensor, corruption: str, level: float, generator: torch.Generator
 def load_targets(name: str, split: str, targets: str, progress: Progress | None = None) -> Images:
     """What a model sees of a data set: the images, or what `binarize` draws from them, with the same draw at each call.
 
-    targets: one of config.TARGETS. The training images of `dynamic` stay grey: each step binarizes its batch.
+    targets: one of config.TARGETS. A training that is `dynamic` takes the grey training images instead, and draws
+    from each batch anew.
     """
     loaded = load(name, split, progress)
-    if targets == "grey" or (targets == "dynamic" and split == "train"):
+    if targets == "grey":
         return loaded
     generator = torch.Generator().manual_seed(SPLITS.index(split))
     return Images(binarize(loaded.images, generator), loaded.labels)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 from torch import Tensor
 
-from vae.film import Film, Frame
+from vae.config import ModelConfig, TrainConfig, has_prior
+from vae.film import N_SAMPLES, SHEET_COLUMNS, Film, Frame
 
 SIZE = (900, 460)  # width and height; these and all lengths below in pixels
 MAP = (10, 10, 440)  # left, top and side
@@ -32,18 +35,43 @@ BAR_COLOURS = ("#3b6fd4", "#b9bfc9")  # of dimensions that are in use, and of th
 INK, FAINT, LINE = 30, 110, 228  # greys of 0 to 255: of the epoch, of other text, of lines
 
 
-def film_gif(film: Film, class_colours: Sequence[str], n_epochs: float, seconds: float = 8) -> bytes:
+@dataclass(frozen=True)
+class Captions:
+    """What the parts of a film's picture are."""
+
+    examples: str = "held-out images and their reconstructions"
+    n_example_rows: int = 1  # 2: the images, and the same corrupted
+    samples: str = "samples from the prior"
+    bars: str = "KL of each dimension, up to {most:.2g} nats"
+
+
+def captions_of(model: ModelConfig, training: TrainConfig) -> Captions:
+    """Those that are true of a model."""
+    parts: dict[str, Any] = {}
+    if training.corruption != "none":
+        parts |= {"examples": "held-out images, corrupted, and what is made of those", "n_example_rows": 2}
+    if not has_prior(model, training):
+        parts["samples"] = "samples from a Gaussian like the codes"
+    if model.latent != "gaussian":
+        parts["bars"] = "variance of each code dimension, up to {most:.2g}"
+    return Captions(**parts)
+
+
+def film_gif(
+    film: Film, class_colours: Sequence[str], n_epochs: float, seconds: float = 8, captions: Captions | None = None
+) -> bytes:
     """The film as an animated GIF that loops, SIZE large.
 
     class_colours: of the points, "#rrggbb" by class; from the first again where there are more classes.
     n_epochs: of the whole training, to be read beside each frame's epoch.
     seconds: from the first frame to the last; a film of few frames is shorter. All stay equally long, in whole
     hundredths of a second, but for the last one, which stays for LAST_SECONDS.
+    captions: those of a VAE by default.
     Raises ValueError if the film has no frames.
     """
     if not film.frames:
         raise ValueError("the film has no frames; film a training first")
-    studio = _Studio(film, class_colours[:MAX_CLASS_COLOURS])
+    studio = _Studio(film, class_colours[:MAX_CLASS_COLOURS], captions or Captions())
     pictures = [studio.draw(frame, f"epoch {frame.epoch:.1f} of {n_epochs:g}") for frame in film.frames]
     # In milliseconds. Browsers take one of less than two hundredths for ten.
     length = max(20, 10 * round(100 * min(MAX_FRAME_SECONDS, seconds / len(pictures))))
@@ -51,7 +79,7 @@ def film_gif(film: Film, class_colours: Sequence[str], n_epochs: float, seconds:
     buffer = io.BytesIO()
     pictures[0].save(buffer, "GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)
     if buffer.tell() > MAX_BYTES and len(pictures) > 1:
-        return film_gif(Film(film.still, film.frames[::-2][::-1]), class_colours, n_epochs, seconds)
+        return film_gif(Film(film.still, film.frames[::-2][::-1]), class_colours, n_epochs, seconds, captions)
     return buffer.getvalue()
 
 
@@ -77,20 +105,21 @@ class _Studio:
     Pictures are put together as palette indices, uint8 (height, width): no colour is looked for twice.
     """
 
-    def __init__(self, film: Film, class_colours: Sequence[str]):
+    def __init__(self, film: Film, class_colours: Sequence[str], captions: Captions):
+        self.captions = captions
         named = [ImageColor.getrgb(colour)[:3] for colour in (*class_colours, *BAR_COLOURS)]
         self.bar_colour = N_GREYS + len(class_colours)  # index of the first of BAR_COLOURS; the classes' are before it
         self.first_picture_colour = N_GREYS + len(named)
         self.colours = (N_GREYS + film.still.labels % len(class_colours)).numpy().astype(np.uint8)
 
-        examples, sheets = _open(film.still.examples), [_open(frame.sheet) for frame in film.frames]
+        sheets = [_open(frame.sheet) for frame in film.frames]
+        examples = _open(film.still.examples) if film.still.examples else None  # left out of a film that ships
         self.palette = np.linspace(0, 255, N_GREYS).round().astype(int).repeat(3).tolist()
         self.palette += [value for colour in named for value in colour]
         self.picture_colours: Image.Image | None = None  # a picture whose palette they are; None: all is grey
         if sheets[-1].mode == "RGB":
-            self.picture_colours = _montage([examples, *sheets[:: math.ceil(len(sheets) / 8)]]).quantize(
-                N_PICTURE_COLOURS
-            )
+            shown = [*filter(None, [examples]), *sheets[:: math.ceil(len(sheets) / 8)]]
+            self.picture_colours = _montage(shown).quantize(N_PICTURE_COLOURS)
             self.palette += self.picture_colours.getpalette() or []
         self.extent = half_extent(film.frames)
         kl = torch.cat([frame.kl_per_dim for frame in film.frames])
@@ -98,14 +127,21 @@ class _Studio:
 
         left, width = COLUMN
         room = BARS_TOP - EXAMPLES_TOP - 2 * SAMPLES_GAP
-        self.scale = min(width / sheets[-1].width, room / (examples.height + sheets[-1].height))
-        self.sheet_row = examples.height  # of the sheet, in its own pixels, where the reconstructions end
-        self.recon_top = EXAMPLES_TOP + self._scaled(examples.height) + 2
-        self.samples_top = self.recon_top + self._scaled(examples.height) + SAMPLES_GAP
+        examples_height = examples.height if examples else 0
+        self.scale = min(width / sheets[-1].width, room / (examples_height + sheets[-1].height))
+        # Where the reconstructions end in the sheet, in its own pixels; rows lie a pixel apart.
+        n_rows, height = captions.n_example_rows, examples_height
+        if not examples:
+            self.captions = replace(captions, examples="reconstructions of held-out images")
+            n_rows, height = 1 + N_SAMPLES // SHEET_COLUMNS, sheets[-1].height
+        self.sheet_row = (height + 1) // n_rows - 1
+        self.recon_top = EXAMPLES_TOP + (self._scaled(examples_height) + 2 if examples else 0)
+        self.samples_top = self.recon_top + self._scaled(self.sheet_row) + SAMPLES_GAP
         n_dims, n_active = film.frames[-1].active.shape[0], int(film.frames[-1].active.sum())
         self.bar_edges = left + np.linspace(0, min(width, 42 * n_dims), n_dims + 1).round().astype(int)
         self.backdrop = self._draw_backdrop(n_dims, n_active)
-        self._put_picture(self.backdrop, examples, EXAMPLES_TOP)
+        if examples:
+            self._put_picture(self.backdrop, examples, EXAMPLES_TOP)
 
     def draw(self, frame: Frame, line: str) -> Image.Image:
         canvas = self.backdrop.copy()
@@ -172,9 +208,9 @@ class _Studio:
         pen.rectangle([left, top, left + side, top + side], outline=FAINT)
         column, _ = COLUMN
         titles = {
-            EXAMPLES_TOP: "held-out images and their reconstructions",
-            self.samples_top: "samples from the prior",
-            BARS_TOP: f"KL of each dimension, up to {self.full_bar:.2g} nats; {n_active} of {n_dims} in use at the end",
+            EXAMPLES_TOP: self.captions.examples,
+            self.samples_top: self.captions.samples,
+            BARS_TOP: f"{self.captions.bars.format(most=self.full_bar)}; {n_active} of {n_dims} in use at the end",
         }
         for y, title in titles.items():
             pen.text((column, y - 5), title, FAINT, font, anchor="ls")

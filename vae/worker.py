@@ -95,7 +95,8 @@ def _train_in(folder: Path) -> Iterator[Record]:
     configure_torch(config)
     _raise_if_stopped(folder)
     write_state(folder, "preparing", f"Loading {data.dataset_info(config.dataset).title}.")
-    train_data = data.load_targets(config.dataset, "train", config.targets, _DownloadProgress(folder))
+    drawn_before = "grey" if config.targets == "dynamic" else config.targets
+    train_data = data.load_targets(config.dataset, "train", drawn_before, _DownloadProgress(folder))
     held_out = data.load_targets(config.dataset, "held_out", config.targets)
     if config.left_out_class >= 0:
         train_data = data.without_class(train_data, config.left_out_class)

@@ -26,7 +26,11 @@ def compare(chosen: list[Run]) -> None:
     with_curves = [run for run in chosen if run.summary.name not in without]
     if with_curves:
         with st.container(horizontal=True, gap="medium"):
-            term = _choice("Curve", TERM_TITLES, "compare-term")
+            kept = [record.held_out for records in histories.values() for record in records if record.held_out]
+            terms = {
+                term: title for term, title in TERM_TITLES.items() if any(getattr(t, term) is not None for t in kept)
+            }
+            term = _choice("Curve", terms or TERM_TITLES, "compare-term")
             split = _choice("Images", SPLIT_TITLES, "compare-images")
             axis = _choice("Over", AXIS_TITLES, "compare-over")
         overlay({name: records for name, records in histories.items() if records}, CLASS_COLOURS, term, split, axis)

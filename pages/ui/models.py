@@ -161,7 +161,8 @@ def map_latents(opened: OpenModel, choice: MapChoice) -> Latents:
     max_entries=2, show_spinner="Encoding the images that the model was trained on.", hash_funcs=BY_STAMP
 )
 def _encode_all(opened: OpenModel) -> Latents:
-    held_out, train = opened.latents, data.load(opened.training.dataset, "train")
+    held_out = opened.latents
+    train = data.load_targets(opened.training.dataset, "train", opened.training.targets)
     mu, logvar = encode_images(opened.whole, train.images, train.labels)
     values = {}
     if "recon_loss" in held_out.values:
@@ -211,15 +212,15 @@ def _held_out_trust(opened: OpenModel, choice: MapChoice) -> float:
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
-def _load_images(dataset: str, images: str) -> Tensor:
+def _load_images(dataset: str, targets: str, images: str) -> Tensor:
     splits = ("held_out",) if images == "held_out" else ("held_out", "train")
-    return torch.cat([data.load(dataset, split).images for split in splits])
+    return torch.cat([data.load_targets(dataset, split, targets).images for split in splits])
 
 
 def source_images(opened: OpenModel, images: str = "held_out") -> Tensor | None:
-    """The real images behind the codes, uint8 (N, C, H, W), where the data set is on this machine; else None."""
+    """The images behind the codes as the model saw them, uint8 (N, C, H, W); None where the data set is not here."""
     dataset = opened.training.dataset
     try:
-        return _load_images(dataset, images) if data.is_present(dataset) else None
+        return _load_images(dataset, opened.training.targets, images) if data.is_present(dataset) else None
     except DataError:
         return None

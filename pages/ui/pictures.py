@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from html import escape
 
@@ -9,9 +10,10 @@ import streamlit as st
 from torch import Tensor
 
 from pages.ui.latent_map import CLASS_COLOURS
+from vae import data
 from vae.checkpoint import CheckpointError, find, read_config
-from vae.film import read_film
-from vae.gif import film_gif
+from vae.film import Camera, Film, read_film
+from vae.gif import captions_of, film_gif
 from vae.pictures import data_uri, png_bytes
 
 
@@ -56,10 +58,19 @@ def save_film_button(name: str) -> None:
         )  # fmt: skip
 
 
+def film_of(name: str) -> Film | None:
+    """The film of a run; one that came without the images it shows gets them where the data set is on this machine."""
+    film, (_, training) = read_film(find(name)), read_config(find(name))
+    if not film or film.still.examples or not data.is_present(training.dataset):
+        return film
+    still = Camera(data.load_targets(training.dataset, "held_out", training.targets), training).still()
+    return replace(film, still=replace(film.still, examples=still.examples))
+
+
 def _make_gif(name: str) -> bytes:
     """The film as it is when someone asks for it: of a run under way it grows."""
-    folder = find(name)
-    film = read_film(folder)
+    film = film_of(name)
     if film is None:
         raise CheckpointError(f"The film of {name} is gone; load the page again.")
-    return film_gif(film, CLASS_COLOURS, read_config(folder)[1].epochs)
+    model, training = read_config(find(name))
+    return film_gif(film, CLASS_COLOURS, training.epochs, captions=captions_of(model, training))

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 import streamlit as st
 
 from pages.ui import visitor
 from pages.ui.instrument import instrument, live_payload, replay_payload
-from pages.ui.pictures import save_film_button
+from pages.ui.pictures import film_of, save_film_button
 from pages.ui.run_actions import continue_run, why_not
 from pages.ui.runs_table import kl_terms, layers, likelihood_title
 from vae import ModelConfig, TrainConfig, data, runs
 from vae.checkpoint import CheckpointError, find, load_model, read_config, read_metrics
 from vae.config import WITHOUT_BETA, ConfigError
 from vae.families import FAMILIES, family_of
-from vae.film import EARLY_SECONDS, FILM_FILE, LIVE_FILE, Camera, read_film, read_live
+from vae.film import EARLY_SECONDS, FILM_FILE, LIVE_FILE, read_live
 from vae.processes import ACTIVE_STATES, RunError
 from vae.runs import RunStatus
 from vae.train import N_LIVE_HELD_OUT
@@ -211,10 +210,7 @@ def _replay(name: str, stamp: object) -> bytes:  # noqa: ARG001
     model, training = read_config(folder)
     status = runs.status(name)
     decoder = load_model(folder).decoder if (folder / "model.safetensors").is_file() else None
-    film = read_film(folder)
-    if film and not film.still.examples and data.is_present(training.dataset):  # a film that came without them
-        still = Camera(data.load_targets(training.dataset, "held_out", training.targets), training).still()
-        film = replace(film, still=replace(film.still, examples=still.examples))
+    film = film_of(name)
     return replay_payload(
         name, model, training, data.dataset_info(training.dataset).class_names, status.records, status.changes, film,
         decoder,
