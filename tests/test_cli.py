@@ -25,7 +25,7 @@ EVALUATE_KEYS = ["name", "dataset", *(field.name for field in fields(Evaluation)
 # What any model on digits has.
 SAID = [key for key in EVALUATE_KEYS if key not in (
     "label_accuracy", "denoising_gain", "anomaly_auc", "symbols_in_use", "mig", "disentanglement", "completeness",
-    "informativeness",
+    "informativeness", "sigma", "optimal_sigma",
 )]  # fmt: skip
 
 pytestmark = pytest.mark.usefixtures("checkpoints")

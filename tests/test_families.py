@@ -75,6 +75,9 @@ def test_a_family_is_measured(family):
     assert (result.label_accuracy is not None) == (model.config.labels == "predicted")
     assert (result.denoising_gain is not None) == (training.corruption != "none")
     assert (result.symbols_in_use is not None) == (model.config.latent == "codebook")
+    assert (result.sigma is not None) == (family in ("vae-gaussian", "sigma-vae"))
+    if result.sigma:
+        assert result.optimal_sigma == pytest.approx(result.mse**0.5, rel=1e-4)
     assert 0 < result.mse < 0.2
     assert result.sample_distance > 0
 

@@ -18,7 +18,7 @@ from vae.config import TrainConfig
 from vae.data import Images, corrupt, shape_factors, to_float
 from vae.latent import encode_images
 from vae.model import VAE
-from vae.objectives import kl_per_dim, log_importance_weights
+from vae.objectives import kl_per_dim, log_importance_weights, optimal_sigma
 from vae.prior import own_prior
 from vae.train import evaluating, held_out_elbo
 
@@ -50,6 +50,8 @@ class Evaluation:
     marginal_kl: float | None  # KL(q(z) || p(z)), q(z) the mean of all posteriors
     mse: float  # of decode(mu), mean over pixels in [0, 1]
     ssim: float  # of decode(mu), -1 to 1; 1 is the same picture
+    sigma: float | None  # of a Gaussian likelihood, fixed or learned, in pixel units
+    optimal_sigma: float | None  # under which the images would be likeliest, given decode(mu)
     knn_accuracy: float  # share of images whose 5 nearest training codes (mu) vote for their class
     probe_accuracy: float  # of a logistic regression from mu to the class
     silhouette: float  # of the classes in the code, -1 to 1
@@ -342,6 +344,8 @@ def evaluate(
         marginal_kl=spread,
         mse=float((recon - x).square().mean()),
         ssim=ssim(recon, x),
+        sigma=_sigma(model),
+        optimal_sigma=optimal_sigma(recon, x) if _sigma(model) else None,
         knn_accuracy=knn_accuracy(train_mu, train.labels, mu, held_out.labels),
         probe_accuracy=probe_accuracy(train_mu, train.labels, mu, held_out.labels),
         silhouette=silhouette(mu, held_out.labels),
@@ -364,6 +368,12 @@ def _factors(dataset: str) -> tuple[np.ndarray, np.ndarray] | None:
     if dataset != "shapes":
         return None
     return shape_factors("train").numpy(), shape_factors("held_out").numpy()
+
+
+def _sigma(model: VAE) -> float | None:
+    if model.config.likelihood != "gaussian" or model.config.scale == "per_pixel":
+        return None
+    return model.log_sigma.exp().item() if model.config.scale == "learned" else model.config.sigma
 
 
 @torch.inference_mode()

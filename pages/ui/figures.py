@@ -57,6 +57,13 @@ GROUPS: dict[str, dict[str, tuple[str, str, str]]] = {
     "Pictures and tasks": {
         "mse": ("Squared error", "{:.5f}", "Of decode(mu), mean over pixels between 0 and 1."),
         "ssim": ("SSIM", "{:.3f}", "Structural similarity of image and decode(mu), −1 to 1 (Wang et al. 2004)."),
+        "sigma": ("σ of the likelihood", "{:.3f}", "Fixed or learned, in units of the pixels' range 0 to 1."),
+        "optimal_sigma": (
+            "Optimal σ",
+            "{:.3f}",
+            "Under which the images would be likeliest, given decode(mu): the root mean squared error "
+            "(Rybkin et al., arXiv:2006.13202).",
+        ),
         "sample_distance": (
             "Fréchet distance",
             "{:.3f}",
