@@ -244,7 +244,7 @@ def assert_one_sentence(result: tuple[int, str, str], verb: str) -> str:
         ("--name ..", "name: '..' was given"),
         ("--name demo --dataset imagenet", "choose one of digits, shapes"),
         ("--name demo --epochs 0", "epochs: 0 was given; use a whole number from 1"),
-        ("--name demo --batch-size 2000", "batch_size: 2000 was given; digits has 1497 training images"),
+        ("--name demo --batch-size 2000", "batch_size: 2,000 was given; digits has 1,497 training images"),
         ("--name demo --batch-size 0", "batch_size: 0 was given"),
         ("--name demo --learning-rate 0", "learning_rate: 0.0 was given; use a number above 0"),
         ("--name demo --learning-rate nan", "learning_rate: nan was given"),

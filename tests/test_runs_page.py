@@ -344,7 +344,7 @@ def test_the_settings_of_a_run_are_in_the_form_of_the_train_page(page, address, 
     page.get_by_role("button", name="New run from these settings").click()
     page.get_by_role("heading", name="Train", exact=True).wait_for()
     expect(page.get_by_label("Epochs")).to_have_value("17", timeout=30_000)
-    assert page.get_by_label("β, the weight of the KL").input_value() == "2.50"
+    assert page.get_by_label("β, the weight of the KL").input_value() == "2.5"
     assert page.get_by_label("Dense widths, image to code").input_value() == "32"
 
 
