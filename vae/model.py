@@ -53,6 +53,7 @@ class VAE(
             self.log_sigma = nn.Parameter(torch.tensor(config.sigma).log())
         if config.labels == "predicted":
             self.classifier = nn.Linear(config.latent_dim, config.n_classes)
+        self.in_bfloat16 = False  # of the layers' products, as in training; see `train.fast_arithmetic`
 
     def init_weights(self, mean_image: Tensor, generator: torch.Generator) -> None:
         """Fresh weights; the decoder starts from the mean image instead of from grey.
@@ -86,8 +87,8 @@ class VAE(
         layers = self.encoder
         if self.config.labels == "given":
             flatten = next(i for i, layer in enumerate(layers) if isinstance(layer, nn.Flatten))
-            x, layers = self._with_class(layers[: flatten + 1](x), y), layers[flatten + 1 :]
-        code = layers(x)
+            x, layers = self._with_class(self._run(layers[: flatten + 1], x), y), layers[flatten + 1 :]
+        code = self._run(layers, x)
         if self.config.latent != "gaussian":
             return code, torch.full_like(code, -torch.inf).detach()
         mu, logvar = code.chunk(2, dim=1)
@@ -106,7 +107,7 @@ class VAE(
     def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """z: (B, D), y: (B,) classes where labels are given -> the likelihood's parameters: logits (B, C, H, W), and
         where each pixel has a scale (B, 2 C, H, W), the logits first, then log sigma."""
-        return self.decoder(self._with_class(z, y) if self.config.labels == "given" else z)
+        return self._run(self.decoder, self._with_class(z, y) if self.config.labels == "given" else z)
 
     def mean_image(self, logits: Tensor) -> Tensor:
         """What `decode` gave -> the mean of p(x|z), (..., C, H, W) in [0, 1]."""
@@ -138,6 +139,12 @@ class VAE(
         recon = self.mean_image(logits)
         nll = gaussian_nll if config.likelihood == "gaussian" else laplace_nll
         return nll(recon, x.expand_as(recon), sigma)
+
+    def _run(self, layers: nn.Module, x: Tensor) -> Tensor:
+        if not self.in_bfloat16:
+            return layers(x)
+        with torch.autocast(x.device.type, torch.bfloat16):
+            return layers(x).to(x.dtype)
 
     def _with_class(self, features: Tensor, y: Tensor | None) -> Tensor:
         """Features (B, F) and one-hot classes side by side. Raises ValueError if there are no classes."""
