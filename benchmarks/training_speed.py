@@ -3,6 +3,7 @@
     pip install pythae==0.1.2
     python -m benchmarks.training_speed --threads 1
     python -m benchmarks.training_speed --threads 2
+    python -m benchmarks.training_speed --families        # each family against the bare loop of its own objective
     python -m benchmarks.training_speed --precision       # what train.fast_arithmetic gains, and what it costs
 
 Each of the three trains in a process of its own, as its users would run it: Adam 1e-3, batch 128, ReLU. They take
@@ -34,27 +35,37 @@ from dataclasses import asdict
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import mean, median, stdev
+from typing import Any
 from unittest.mock import patch
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.report import print_machine, print_table
-from vae import data, worker
+from vae import data, objectives, worker
 from vae import train as training
-from vae.config import ModelConfig, TrainConfig
+from vae.config import DISTANCES, ModelConfig, TrainConfig
+from vae.families import FAMILIES
 from vae.model import VAE
-from vae.objectives import kl_per_dim
 
-NETWORKS = {"784-400-20": ((400,), 20), "784-512-256-2": ((512, 256), 2)}  # name -> widths, latent dimensions
+NETWORKS: dict[str, dict[str, Any]] = {  # settings of ModelConfig
+    "784-400-20": {"widths": (400,), "latent_dim": 20},
+    "784-512-256-2": {"widths": (512, 256), "latent_dim": 2},
+}
+CONVOLUTIONAL = {"conv 16-32, 256-20": {"network": "conv", "channels": (16, 32), "widths": (256,), "latent_dim": 20}}
 
 
-def make_configs(network: str, epochs: int, threads: int, seed: int = 0) -> tuple[ModelConfig, TrainConfig]:
-    widths, latent_dim = NETWORKS[network]
+def make_configs(settings: dict[str, Any], epochs: int, threads: int, seed: int = 0) -> tuple[ModelConfig, TrainConfig]:
     return (
-        ModelConfig((1, 28, 28), widths=widths, latent_dim=latent_dim, activation="relu"),
+        ModelConfig((1, 28, 28), activation="relu", **settings),
         TrainConfig("mnist", epochs, 128, 1e-3, "constant", seed=seed, device="cpu", threads=threads),
     )
+
+
+def load_images(config: TrainConfig) -> data.Images:
+    """The training images; dynamic targets are drawn from their grey values anew at each step."""
+    return data.load_targets(config.dataset, "train", "grey" if config.targets == "dynamic" else config.targets)
 
 
 # The three. Each is a generator that trains an epoch between one yield and the next.
@@ -62,10 +73,12 @@ def make_configs(network: str, epochs: int, threads: int, seed: int = 0) -> tupl
 
 def train_ours(model_config: ModelConfig, config: TrainConfig) -> Iterator[None]:
     worker.configure_torch(config)
-    images, held_out = (data.load(config.dataset, split).images for split in data.SPLITS)
+    images, held_out = load_images(config), data.load_targets(config.dataset, "held_out", config.targets)
     with tempfile.TemporaryDirectory() as folder, open(Path(folder, "history.jsonl"), "w", encoding="utf-8") as history:
         should_stop = Path(folder, "stop").exists
-        for record in training.train(VAE(model_config), config, images, held_out, should_stop):
+        for record in training.train(
+            VAE(model_config), config, images.images, held_out.images, should_stop, images.labels, held_out.labels
+        ):
             history.write(json.dumps(asdict(record)) + "\n")
             history.flush()
             if record.held_out:  # before the first step, and at each epoch's end
@@ -74,22 +87,74 @@ def train_ours(model_config: ModelConfig, config: TrainConfig) -> Iterator[None]
 
 def train_bare(model_config: ModelConfig, config: TrainConfig) -> Iterator[None]:
     worker.configure_torch(config)
-    images = data.load(config.dataset, "train").images
+    train = load_images(config)
+    images, labels = train.images, train.labels
     generator = torch.Generator().manual_seed(config.seed)
     model = VAE(model_config)
     model.init_weights(images.float().mean(0) / 255, generator)
+    model.use_generator(generator)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
     while True:
         yield
-        with training.fast_arithmetic():
+        with training.fast_arithmetic(model):
             for batch in torch.randperm(len(images), generator=generator).split(config.batch_size):
-                x = data.to_float(images.index_select(0, batch))
-                mu, logvar = model.encode(x)
-                logits = model.decode(model.sample_z(mu, logvar, generator))
-                loss = (model.recon_loss(logits, x).sum() + kl_per_dim(mu, logvar).sum()) / len(x)
+                chosen = images.index_select(0, batch)
+                x = data.to_float(data.binarize(chosen, generator) if config.targets == "dynamic" else chosen)
+                y = labels.index_select(0, batch) if model_config.labels != "unused" else None
+                loss = bare_loss(model, x, y, config, generator, len(images))
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
+
+
+def bare_loss(
+    model: VAE, x: Tensor, y: Tensor | None, config: TrainConfig, generator: torch.Generator, n_images: int
+) -> Tensor:
+    """The objective of a batch, as one would write it for this objective alone; ()."""
+    given = y if model.config.labels == "given" else None
+    seen = data.corrupt(x, config.corruption, config.corruption_level, generator)
+    if config.objective == "contractive":
+        seen.requires_grad_()
+    mu, logvar = model.encode(seen, given)
+    if config.objective == "iwae":
+        return objectives.iwae_loss(model, x, mu, logvar, config.n_samples, generator).mean()
+    z = model.sample_z(mu, logvar, generator)
+    recon = model.recon_loss(model.decode(z, given), x).sum() / len(x)
+    drawn = torch.randn(z.shape, generator=generator) if config.objective in DISTANCES else z
+    kl = objectives.kl_per_dim(mu, logvar)
+    match config.objective:
+        case "elbo" if y is not None and given is None:
+            known = torch.where(torch.rand(len(y), generator=generator) < config.labelled_share, y, training.UNKNOWN)
+            guesses = model.classifier(mu)
+            cost = F.cross_entropy(guesses, known, ignore_index=training.UNKNOWN, reduction="sum") / len(x)
+            return recon + kl.sum() / len(x) + config.label_weight * cost
+        case "elbo" if config.free_bits:
+            return recon + objectives.free_bits_kl(kl, config.free_bits)
+        case "elbo":
+            return recon + config.beta * kl.sum() / len(x)
+        case "capacity":
+            return recon + config.beta * (kl.sum() / len(x) - config.capacity).abs()
+        case "tcvae":
+            correlation = objectives.total_correlation(z, mu, logvar, n_images)
+            return recon + kl.sum() / len(x) + (config.beta - 1) * correlation
+        case "mmd_rbf" | "mmd_imq":
+            return recon + config.beta * objectives.mmd(z, drawn, config.objective)
+        case "sliced_wasserstein":
+            return recon + config.beta * objectives.sliced_wasserstein(z, drawn, generator)
+        case "energy":
+            return recon + config.beta * objectives.energy_distance(z, drawn)
+        case "sparse":
+            return recon + config.beta * objectives.sparsity_kl(mu, config.rho)
+        case "l1":
+            return recon + config.beta * mu.abs().sum() / len(x)
+        case "l2":
+            return recon + config.beta * mu.square().sum() / len(x)
+        case "contractive":
+            return recon + config.beta * objectives.contractive_penalty(mu, seen, generator).mean()
+        case "vq":
+            nearest = model.codebook.lookup(model.codebook.symbols(mu))
+            return recon + config.beta * objectives.codebook_loss(mu, nearest).mean()
+    return recon
 
 
 def train_pythae(model_config: ModelConfig, config: TrainConfig) -> Iterator[None]:
@@ -157,13 +222,15 @@ def serve_epochs(name: str, model_config: ModelConfig, config: TrainConfig, conn
 
 
 @contextlib.contextmanager
-def contenders(model_config: ModelConfig, config: TrainConfig) -> Iterator[dict[str, Callable[[], float]]]:
+def contenders(
+    names: list[str], model_config: ModelConfig, config: TrainConfig
+) -> Iterator[dict[str, Callable[[], float]]]:
     """Functions by name, each of which has its contender train an epoch, and returns images per second."""
     n_images = data.dataset_info(config.dataset).n_train
     context = multiprocessing.get_context("spawn")  # torch's settings and memory are not inherited
     functions: dict[str, Callable[[], float]] = {}
     with contextlib.ExitStack() as stack:
-        for name in CONTENDERS:
+        for name in names:
             connection, far_end = context.Pipe()
             process = context.Process(target=serve_epochs, args=(name, model_config, config, far_end))
             process.start()
@@ -179,37 +246,42 @@ def contenders(model_config: ModelConfig, config: TrainConfig) -> Iterator[dict[
         yield functions
 
 
-def compare_speed(threads: int, n_restarts: int, n_rounds: int) -> None:
-    names = list(CONTENDERS)
+Configs = tuple[ModelConfig, TrainConfig]
+
+
+def compare_speed(kinds: dict[str, Configs], names: list[str], n_restarts: int, n_rounds: int) -> None:
+    """names: of CONTENDERS, "ours" first."""
     rows = []
-    for network in NETWORKS:
+    for kind, configs in kinds.items():
         speeds: dict[str, list[float]] = {name: [] for name in names}
         for _ in range(n_restarts):
-            with contenders(*make_configs(network, n_rounds + 1, threads)) as train_epoch:
+            with contenders(names, *configs) as train_epoch:
                 for name in names:
                     train_epoch[name]()
                 for i in range(n_rounds):
-                    for name in names[i % 3 :] + names[: i % 3]:
+                    turn = i % len(names)
+                    for name in names[turn:] + names[:turn]:
                         speeds[name].append(train_epoch[name]())
         ratios = [
             median(ours / theirs for ours, theirs in zip(speeds["ours"], speeds[name], strict=True))
-            for name in ("bare", "pythae")
+            for name in names[1:]
         ]
-        rows.append([network, *(f"{median(speeds[name]):,.0f}" for name in names), *(f"{r:.2f}" for r in ratios)])
-    print_table(["network, images/s", *names, "ours / bare", "ours / pythae"], rows)
+        rows.append([kind, *(f"{median(speeds[name]):,.0f}" for name in names), *(f"{r:.2f}" for r in ratios)])
+        print(*rows[-1], flush=True)
+    print_table(["images/s", *names, *(f"ours / {name}" for name in names[1:])], rows)
 
 
 def compare_precision(n_epochs: int, n_seeds: int, threads: int) -> None:
-    """Speed and held-out ELBO with 'highest' and with 'medium' matrix products, by turns in this process."""
+    """Speed and held-out ELBO in full float32 and with `train.fast_arithmetic`, by turns in this process."""
     images, held_out = (data.load("mnist", split).images for split in data.SPLITS)
-    precisions = {"highest": contextlib.nullcontext, "medium": training.fast_arithmetic}
+    precisions = {"float32": contextlib.nullcontext, "fast": training.fast_arithmetic}
     rows = []
-    for network in NETWORKS:
+    for network, settings in (NETWORKS | CONVOLUTIONAL).items():
         speeds: dict[str, list[float]] = {name: [] for name in precisions}
         elbos: dict[str, list[float]] = {name: [] for name in precisions}
         for seed in range(n_seeds):
             for name, arithmetic in precisions.items():
-                model_config, config = make_configs(network, n_epochs, threads, seed)
+                model_config, config = make_configs(settings, n_epochs, threads, seed)
                 model = VAE(model_config)
                 worker.configure_torch(config)
                 with patch.object(training, "fast_arithmetic", arithmetic):
@@ -220,7 +292,7 @@ def compare_precision(n_epochs: int, n_seeds: int, threads: int) -> None:
             rows.append(
                 [network, name, f"{median(speeds[name]):,.0f}", f"{mean(elbos[name]):.2f}", f"{stdev(elbos[name]):.2f}"]
             )
-    print_table(["network", "products", "images/s", "held-out ELBO, mean", "its standard deviation over seeds"], rows)
+    print_table(["network", "arithmetic", "images/s", "held-out ELBO, mean", "its standard deviation over seeds"], rows)
 
 
 def main() -> None:
@@ -228,17 +300,27 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="of torch (default 1)")
     parser.add_argument("--restarts", type=int, default=3, help="times that new processes are started (default 3)")
     parser.add_argument("--rounds", type=int, default=3, help="with each start (default 3)")
-    parser.add_argument("--precision", action="store_true", help="compare the precisions of matrix products instead")
+    parser.add_argument("--precision", action="store_true", help="compare the precisions of arithmetic instead")
     parser.add_argument("--epochs", type=int, default=5, help="with --precision (default 5)")
     parser.add_argument("--seeds", type=int, default=3, help="with --precision, how many (default 3)")
+    parser.add_argument(
+        "--families", nargs="*", choices=FAMILIES, metavar="NAME", help="compare these, or all, with their bare loops"
+    )
     args = parser.parse_args()
 
     torch.set_num_threads(args.threads)
     print_machine()
     if args.precision:
         compare_precision(args.epochs, args.seeds, args.threads)
+        return
+    settings = {"dataset": "mnist", "epochs": args.rounds + 1, "latent_dim": 16, "device": "cpu"}
+    if args.families is not None:
+        names = args.families or list(FAMILIES)
+        kinds = {name: FAMILIES[name].configs({**settings, "threads": args.threads}) for name in names}
+        compare_speed(kinds, ["ours", "bare"], args.restarts, args.rounds)
     else:
-        compare_speed(args.threads, args.restarts, args.rounds)
+        kinds = {name: make_configs(network, args.rounds + 1, args.threads) for name, network in NETWORKS.items()}
+        compare_speed(kinds, list(CONTENDERS), args.restarts, args.rounds)
 
 
 if __name__ == "__main__":
