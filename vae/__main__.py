@@ -20,7 +20,7 @@ from vae.embeddings import work_embedding
 from vae.evaluations import MAX_IMPORTANCE_SAMPLES, measure, work_evaluation
 from vae.families import FAMILIES
 from vae.latent import EMBEDDINGS
-from vae.processes import RunError, print_to, stand_by
+from vae.processes import RunError, keep_freed_memory, print_to, stand_by
 from vae.train import Record, TrainingError
 from vae.worker import rehearse, work
 
@@ -243,6 +243,7 @@ def run_embedding(args: argparse.Namespace) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     args = make_parser().parse_args(arguments)
+    keep_freed_memory()
     if args.verb == "stand-by":
         rehearse()
         order = stand_by()

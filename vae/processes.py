@@ -6,6 +6,7 @@ dies: so anybody can tell a worker at work from one that is gone.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import subprocess
@@ -32,6 +33,22 @@ START_SECONDS = 60  # that a new worker may take to import torch and lock its fo
 
 class RunError(RuntimeError):
     """Work that can't be started or went wrong; the message says why, and what to do."""
+
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt, in glibc's malloc.h
+KEPT_BYTES, LARGEST_KEPT_BLOCK = 256 * 1024**2, 32 * 1024**2  # glibc takes no larger block
+
+
+def keep_freed_memory() -> None:
+    """On Linux, this process keeps up to KEPT_BYTES that it has freed for what it asks for next.
+
+    Else each tensor of a few megabytes may be fresh pages from the system, which took up to a third of the time of a
+    likelihood with 5,000 samples.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt:
+        mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+        mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT_BLOCK)
 
 
 # Starting
