@@ -22,9 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report import print_machine, print_table
-from vae import runs
-from vae.evaluations import measure
+from vae import data, runs
+from vae.checkpoint import find, load_model
+from vae.evaluate import active_units, estimate_nll, knn_accuracy, reconstructions
 from vae.families import FAMILIES
+from vae.latent import encode_images
+from vae.train import held_out_elbo
 from vae.worker import configure_torch, work
 
 COLUMNS = {  # title: figure, format
@@ -39,16 +42,28 @@ COLUMNS = {  # title: figure, format
 
 def train_and_measure(name: str, settings: dict[str, Any], n_importance_samples: int) -> dict[str, Any]:
     """The figures of one training."""
-    model, training = FAMILIES[name].configs(settings)
-    configure_torch(training)
+    model_config, config = FAMILIES[name].configs(settings)
+    configure_torch(config)
     with tempfile.TemporaryDirectory() as root:
         os.environ["LATENTARIUM_CHECKPOINTS"] = root
-        runs.create("one", model, training)
+        runs.create("one", model_config, config)
         started = time.process_time()
         for _ in work("one"):
             pass
         seconds = time.process_time() - started
-        return {**measure("one", n_importance_samples), "seconds": seconds}
+        model = load_model(find("one"))
+    train, held_out = (data.load_targets(config.dataset, split, config.targets) for split in data.SPLITS)
+    images, labels = held_out.images, held_out.labels
+    train_mu, mu = (encode_images(model, split.images, split.labels)[0] for split in (train, held_out))
+    is_variational = model.config.latent == "gaussian"
+    return {
+        "elbo": -held_out_elbo(model, images, labels).loss if is_variational else None,
+        "nll": estimate_nll(model, images, n_importance_samples, 0, labels)[0] if is_variational else None,
+        "mse": float((reconstructions(model, mu, labels) - data.to_float(images)).square().mean()),
+        "active_units": active_units(mu),
+        "knn_accuracy": knn_accuracy(train_mu, train.labels, mu, labels),
+        "seconds": seconds,
+    }
 
 
 def summary(figures: list[dict[str, Any]], name: str, form: str) -> str:

@@ -293,6 +293,30 @@ def test_fast_arithmetic_is_over_when_it_ends():
     assert torch.get_float32_matmul_precision() == before
 
 
+def test_bfloat16_features_give_float32_codes_and_logits_near_the_exact_ones():
+    model = VAE(ModelConfig((1, 8, 8), "conv", (4, 8), (16,), 3))
+    model.init_weights(torch.full((1, 8, 8), 0.3), torch.Generator().manual_seed(0))
+    x = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    mu, logits = model.encode(x)[0], model.decode(model.encode(x)[0])
+    model.in_bfloat16 = True
+    rough_mu, rough_logits = model.encode(x)[0], model.decode(mu)
+    assert rough_mu.dtype == rough_logits.dtype == torch.float32
+    assert not torch.equal(rough_mu, mu)
+    torch.testing.assert_close(rough_mu, mu, atol=0.03, rtol=0.03)
+    torch.testing.assert_close(rough_logits, logits, atol=0.03, rtol=0.03)
+
+
+@pytest.mark.parametrize("network", ["mlp", "conv"])
+def test_only_convolutions_are_in_bfloat16_and_only_in_training_steps(network, digits, monkeypatch):
+    monkeypatch.setattr("vae.train._has_bfloat16", lambda _device: True)
+    model = VAE(MODEL if network == "mlp" else ModelConfig((1, 8, 8), "conv", (4,), (16,)))
+    in_steps = []
+    model.decoder.register_forward_hook(lambda *_: in_steps.append((torch.is_grad_enabled(), model.in_bfloat16)))
+    for _ in train(model, replace(TRAINING, epochs=1), *digits):
+        assert not model.in_bfloat16
+    assert set(in_steps) == {(True, network == "conv"), (False, False)}
+
+
 # Taken up again
 
 
