@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from vae import VAE, ModelConfig, data, film
-from vae.checkpoint import SHIPPED_ROOT
+from vae.checkpoint import SHIPPED_NAMES, SHIPPED_ROOT
 from vae.film import FILM_FILE, Camera, Film, FilmWriter, Frame, example_indices, procrustes, read_film, read_live
 from vae.latent import encode_images
 from vae.pictures import decode_pictures
@@ -218,7 +218,7 @@ def test_a_film_can_be_published_without_the_images(held_out, tmp_path):
     assert torch.equal(published.still.labels, held_out.labels)
 
 
-@pytest.mark.parametrize("name", ["digits-2d", "mnist-2d", "mnist-16d"])
+@pytest.mark.parametrize("name", SHIPPED_NAMES)
 def test_no_image_of_a_data_set_ships(name):
     content = read(SHIPPED_ROOT / name)
     assert content.still.examples == b""

@@ -20,7 +20,7 @@ from benchmarks.app_server import app_server
 from pages.ui.instrument import live_payload, replay_payload, term_titles
 from tests.browser import picture_of, wait_for_another_picture
 from vae import ModelConfig, TrainConfig, runs
-from vae.checkpoint import SHIPPED_ROOT, find, load_model, read_changes, read_config, read_history
+from vae.checkpoint import SHIPPED_NAMES, SHIPPED_ROOT, find, load_model, read_changes, read_config, read_history
 from vae.data import dataset_info
 from vae.film import read_film, read_live
 from vae.processes import start_worker
@@ -50,7 +50,7 @@ def replay_of(name: str) -> tuple[dict, dict[str, np.ndarray]]:
     return unpack(replay_payload(name, model, training, classes, records, changes, read_film(folder), decoder))
 
 
-@pytest.mark.parametrize("name", ["digits-2d", "mnist-2d", "mnist-16d"])
+@pytest.mark.parametrize("name", SHIPPED_NAMES)
 def test_what_travels_is_the_film(name):
     """All shipped models have one."""
     header, blocks = replay_of(name)
