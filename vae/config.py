@@ -11,6 +11,9 @@ LATENTS = ("gaussian", "point", "codebook")
 CODE_ACTIVATIONS = ("none", "sigmoid")
 LIKELIHOODS = ("bernoulli", "continuous_bernoulli", "gaussian", "laplace")
 SCALES = ("fixed", "learned", "per_pixel")
+# Of a scale that is learned: without a limit, pixels that never change would drive the loss to -infinity.
+LEAST_LOG_SCALE = -5.0
+LEAST_SIGMA = math.exp(LEAST_LOG_SCALE)
 LABELS = ("unused", "given", "predicted")
 ACTIVATIONS = ("gelu", "relu", "tanh")
 DISTANCES = ("mmd_rbf", "mmd_imq", "sliced_wasserstein", "energy")  # of the codes from the prior
@@ -90,7 +93,7 @@ class ModelConfig:
     latent_dim: int = 2  # D, 1 to 512, at most as many as the image has numbers
     activation: str = "gelu"  # one of ACTIVATIONS
     likelihood: str = "bernoulli"  # one of LIKELIHOODS
-    sigma: float = 0.1  # Gaussian and Laplace only: the scale, at first if it is learned; in pixel units (0 to 1)
+    sigma: float = 0.1  # Gaussian and Laplace only: the scale, in pixel units (0 to 1); a learned one starts there
     scale: str = "fixed"  # Gaussian and Laplace only: whether sigma is learned, and of each pixel; one of SCALES
     latent: str = "gaussian"  # what a code is: q(z|x), a point, or symbols of a codebook; one of LATENTS
     code_activation: str = "none"  # point only: what bounds the code; one of CODE_ACTIVATIONS
@@ -112,8 +115,8 @@ class ModelConfig:
         check_choice("activation", self.activation, ACTIVATIONS)
         check_choice("likelihood", self.likelihood, LIKELIHOODS)
         check_integer("latent_dim", self.latent_dim, 1, min(512, math.prod(shape)))
-        check_number("sigma", self.sigma, 0, 10)
         check_choice("scale", self.scale, SCALES)
+        check_number("sigma", self.sigma, 0 if self.scale == "fixed" else LEAST_SIGMA, 10)
         check_choice("latent", self.latent, LATENTS)
         check_choice("code_activation", self.code_activation, CODE_ACTIVATIONS)
         check_choice("labels", self.labels, LABELS)
@@ -135,6 +138,8 @@ class ModelConfig:
             raise ConfigError(
                 "symbol_dim", f"{self.symbol_dim} was given; {self.latent_dim} latent dimensions can't be cut so"
             )
+        if self.latent == "codebook" and self.labels == "given":
+            raise ConfigError("labels", "a codebook's decoder takes symbols alone; choose 'unused' or 'predicted'")
         if self.labels == "unused":
             check_integer("n_classes", self.n_classes, 0, 0)
         else:
@@ -230,6 +235,12 @@ def check_fit(model: ModelConfig, training: TrainConfig) -> None:
         )
     if training.objective == "sparse" and model.code_activation != "sigmoid":
         raise ConfigError("code_activation", "'sparse' wants a code between 0 and 1; choose 'sigmoid'")
+    if training.objective in DISTANCES and model.code_activation != "none":
+        raise ConfigError("code_activation", "a code that is drawn to N(0, I) needs all numbers; choose 'none'")
+    if training.left_out_class >= 0 and model.labels == "given":
+        raise ConfigError(
+            "left_out_class", "a model that is told the class would be told one it never saw; leave none out"
+        )
     if training.free_bits and training.objective != "elbo":
         raise ConfigError("free_bits", f"{training.objective!r} has none; use 0, or the objective 'elbo'")
     if training.objective == "iwae" and training.beta != 1:

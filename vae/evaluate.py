@@ -46,8 +46,8 @@ class Evaluation:
     n_importance_samples: int
     active_units: int  # latent dimensions with Var(mu) > 0.01 over the images
     kl_per_dim: list[float] | None
-    mutual_information: float | None  # of image and z under q; kl = mutual_information + marginal_kl
-    marginal_kl: float | None  # KL(q(z) || p(z)), q(z) the mean of all posteriors
+    mutual_information: float | None  # of image and z under q; at most log n_images
+    marginal_kl: float | None  # KL(q(z) || p(z)), q(z) the mean of all posteriors: kl - mutual_information
     mse: float  # of decode(mu), mean over pixels in [0, 1]
     ssim: float  # of decode(mu), -1 to 1; 1 is the same picture
     sigma: float | None  # of a Gaussian likelihood, fixed or learned, in pixel units
@@ -127,24 +127,26 @@ def active_units(mu: Tensor) -> int:
 
 
 @torch.inference_mode()
-def marginal_kl(mu: Tensor, logvar: Tensor, seed: int = 0) -> float:
-    """KL(q(z) || N(0, I)) in nats, where q(z) is the mean of the posteriors of all N images.
+def mutual_information(mu: Tensor, logvar: Tensor, seed: int = 0) -> float:
+    """Of the images and z, in nats: the mean of log q(z|x) - log q(z), where q(z) is the mean of all N posteriors.
 
-    From one z of each of N_MARGINAL images; mu, logvar: (N, D). Biased upwards where N is small: a posterior far from
-    all others counts as a part of the code. Source: Hoffman & Johnson 2016, ELBO surgery.
+    From one z of each of N_MARGINAL images; mu, logvar: (N, D). At most log N, which it reaches where no two posteriors
+    overlap: then more images would tell more. The rest of the mean KL(q(z|x) || p(z)) is KL(q(z) || p(z)).
+    Source: Hoffman & Johnson 2016, ELBO surgery.
     """
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(mu), generator=generator)[:N_MARGINAL]
-    z = mu[chosen] + torch.exp(0.5 * logvar[chosen]) * torch.randn(len(chosen), mu.shape[1], generator=generator)
-    log_2pi = math.log(2 * math.pi)
+    eps = torch.randn(len(chosen), mu.shape[1], generator=generator).double()
+    mu, logvar = mu.double(), logvar.double()
+    z = mu[chosen] + torch.exp(0.5 * logvar[chosen]) * eps
+    own = -0.5 * (logvar[chosen] + eps.square()).sum(1)  # log q(z|x), without the constant of the normal density
     precision = torch.exp(-logvar)
-    constant = -0.5 * (logvar + mu.square() * precision + log_2pi).sum(1)  # of log q(z|x_n), (N,)
+    offset = -0.5 * (logvar + mu.square() * precision).sum(1)  # of log q(z|x_n), (N,)
     parts = []
     for some in z.split(100):
-        log_q = constant - 0.5 * some.square() @ precision.T + some @ (mu * precision).T
+        log_q = offset - 0.5 * some.square() @ precision.T + some @ (mu * precision).T
         parts.append(torch.logsumexp(log_q, 1) - math.log(len(mu)))
-    log_p = -0.5 * (z.square() + log_2pi).sum(1)
-    return float((torch.cat(parts) - log_p).mean())
+    return float((own - torch.cat(parts)).mean())
 
 
 def knn_accuracy(train_mu: Tensor, train_labels: Tensor, mu: Tensor, labels: Tensor) -> float:
@@ -326,8 +328,10 @@ def evaluate(
         given = held_out.labels[:n_compared]
         samples = reconstructions(model, prior.sample(n_compared, generator), given)
         kls = kl_per_dim(mu, logvar).mean(0) if is_variational else None
-        spread = marginal_kl(mu, logvar, seed) if is_variational else None
+        known = mutual_information(mu, logvar, seed) if is_variational else None
         factors = _factors(config.dataset)
+        if mu.shape[1] == 1:
+            factors = None  # one dimension can't tell factors apart
         disentangled = dci(train_mu, factors[0], mu, factors[1]) if factors else (None, None, None)
     return Evaluation(
         n_images=len(x),
@@ -340,8 +344,8 @@ def evaluate(
         n_importance_samples=n_importance_samples if is_variational else 0,
         active_units=active_units(mu),
         kl_per_dim=None if kls is None else kls.tolist(),
-        mutual_information=None if kls is None or spread is None else float(kls.sum()) - spread,
-        marginal_kl=spread,
+        mutual_information=known,
+        marginal_kl=None if kls is None or known is None else float(kls.sum()) - known,
         mse=float((recon - x).square().mean()),
         ssim=ssim(recon, x),
         sigma=_sigma(model),
@@ -356,7 +360,7 @@ def evaluate(
         else denoising_gain(model, held_out.images, config, held_out.labels),
         anomaly_auc=_anomaly_auc(model, config, held_out),
         symbols_in_use=len(model.codebook.symbols(mu).unique()) if model.config.latent == "codebook" else None,
-        mig=mutual_information_gap(mu, factors[1]) if factors and mu.shape[1] > 1 else None,
+        mig=mutual_information_gap(mu, factors[1]) if factors else None,
         disentanglement=disentangled[0],
         completeness=disentangled[1],
         informativeness=disentangled[2],
@@ -373,7 +377,7 @@ def _factors(dataset: str) -> tuple[np.ndarray, np.ndarray] | None:
 def _sigma(model: VAE) -> float | None:
     if model.config.likelihood != "gaussian" or model.config.scale == "per_pixel":
         return None
-    return model.log_sigma.exp().item() if model.config.scale == "learned" else model.config.sigma
+    return model.learned_sigma.item() if model.config.scale == "learned" else model.config.sigma
 
 
 @torch.inference_mode()

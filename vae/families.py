@@ -86,7 +86,8 @@ FAMILIES: dict[str, Family] = {
     "vae-continuous-bernoulli": Family(
         "VAE with a continuous Bernoulli likelihood",
         "Grey values are not black or white: the Bernoulli likelihood, used for them as usual, is no density. This one "
-        "is, over the numbers from 0 to 1. Its loss is a density's, so it may be negative.",
+        "is, over the numbers from 0 to 1. Its loss is a density's, so it may be negative; logits beyond ±9.2 count as "
+        "that, else pixels that are exactly black would count for everything.",
         "Loaiza-Ganem & Cunningham, arXiv:1907.06845",
         {"likelihood": "continuous_bernoulli"},
     ),
@@ -203,14 +204,15 @@ FAMILIES: dict[str, Family] = {
     ),
     "ae-l1": Family(
         "Autoencoder with L1 penalty",
-        "The sum of the code's absolute values costs something: few dimensions are far from 0 for one image.",
+        "The sum of the code's absolute values costs something, so few dimensions shall be far from 0 for one image. "
+        "Nothing keeps the decoder from making up for smaller codes by greater weights, so often all stay in use.",
         "Olshausen & Field 1996; Tibshirani 1996",
         {"latent": "point", "objective": "l1"},
     ),
     "ae-l2": Family(
         "Autoencoder with L2 penalty",
         "The sum of the code's squares costs something: codes stay near 0, which keeps the plain autoencoder's from "
-        "spreading without bounds.",
+        "spreading without bounds. It sets their scale, for the decoder can make up for it.",
         "Hoerl & Kennard 1970; Ghosh et al., arXiv:1903.12436",
         {"latent": "point", "objective": "l2"},
     ),
@@ -232,7 +234,8 @@ FAMILIES: dict[str, Family] = {
     "contractive-ae": Family(
         "Contractive autoencoder",
         "The squared Frobenius norm of the encoder's Jacobian costs something: small changes of an image shall change "
-        "its code little, but for those that the reconstruction needs.",
+        "its code little, but for those that the reconstruction needs. (In the paper encoder and decoder share their "
+        "weights; here smaller codes alone lower it, too.)",
         "Rifai et al., ICML 2011",
         {"latent": "point", "objective": "contractive", "beta": 0.1},
     ),

@@ -7,19 +7,16 @@ import torch
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
-from vae.config import ModelConfig
+from vae.config import LEAST_LOG_SCALE, ModelConfig
 from vae.networks import Codebook, Dropout, for_class, init_weights, make_decoder, make_encoder
 from vae.objectives import (
+    LARGEST_LOGIT,
     bernoulli_nll,
     continuous_bernoulli_mean,
     continuous_bernoulli_nll,
     gaussian_nll,
     laplace_nll,
 )
-
-LEAST_LOG_SCALE = (
-    -5.0
-)  # of a learned sigma: without a limit, pixels that never change would drive the loss to -infinity
 
 
 class VAE(
@@ -82,6 +79,11 @@ class VAE(
             raise TypeError("the model has no codebook")
         return self.decoder[0]
 
+    @property
+    def learned_sigma(self) -> Tensor:
+        """The likelihood's one scale, (), in pixel units, of a model that learns it."""
+        return self.log_sigma.clamp_min(LEAST_LOG_SCALE).exp()
+
     def encode(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """x: (B, C, H, W) in [0, 1], y: (B,) classes where labels are given -> mu and logvar of q(z|x), (B, D) each."""
         layers = self.encoder
@@ -113,7 +115,7 @@ class VAE(
         """What `decode` gave -> the mean of p(x|z), (..., C, H, W) in [0, 1]."""
         logits = logits[..., : self.config.image_shape[0], :, :]
         if self.config.likelihood == "continuous_bernoulli":
-            return continuous_bernoulli_mean(logits)
+            return continuous_bernoulli_mean(logits.clamp(-LARGEST_LOGIT, LARGEST_LOGIT))
         return torch.sigmoid(logits)
 
     def recon(self, z: Tensor, y: Tensor | None = None) -> Tensor:
@@ -130,10 +132,10 @@ class VAE(
         if config.likelihood == "bernoulli":
             return bernoulli_nll(logits, x.expand_as(logits))
         if config.likelihood == "continuous_bernoulli":
-            return continuous_bernoulli_nll(logits, x.expand_as(logits))
+            return continuous_bernoulli_nll(logits.clamp(-LARGEST_LOGIT, LARGEST_LOGIT), x.expand_as(logits))
         sigma: float | Tensor = config.sigma
         if config.scale == "learned":
-            sigma = self.log_sigma.clamp_min(LEAST_LOG_SCALE).exp()
+            sigma = self.learned_sigma
         elif config.scale == "per_pixel":
             sigma = logits[..., config.image_shape[0] :, :, :].clamp(LEAST_LOG_SCALE, -LEAST_LOG_SCALE).exp()
         recon = self.mean_image(logits)

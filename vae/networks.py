@@ -19,6 +19,8 @@ ACTIVATION_LAYERS = {"gelu": nn.GELU, "relu": nn.ReLU, "tanh": nn.Tanh}
 # and its stride divides its size, so the transposed one leaves no checkerboard.
 KERNEL_SIZE, STRIDE, PADDING = 4, 2, 1
 
+EXACT = "donot_use_mm_for_euclid_dist"  # a product in bfloat16, as in training, would take another vector for nearest
+
 
 class Dropout(nn.Module):
     """Sets a share of the units to 0 in training, and scales the others up.
@@ -53,7 +55,7 @@ class Codebook(nn.Module):
     def symbols(self, z: Tensor) -> Tensor:
         """z: (B, D) -> (B, D / symbol_dim), which vector is nearest to each part."""
         parts = z.detach().unflatten(1, (-1, self.vectors.shape[1]))
-        return torch.cdist(parts, self.vectors.detach()[None]).argmin(2)
+        return torch.cdist(parts, self.vectors.detach()[None], compute_mode=EXACT).argmin(2)
 
     def lookup(self, symbols: Tensor) -> Tensor:
         """symbols: (B, P) -> (B, D)."""

@@ -54,6 +54,11 @@ def bernoulli_nll(logits: Tensor, x: Tensor) -> Tensor:
     return _BernoulliNLL.apply(logits, x)
 
 
+# The greatest |logit| of a continuous Bernoulli in a model (its authors' code keeps probabilities from 1e-4): without a
+# limit, the density of pixels that are exactly 0 or 1 would grow for ever, and the loss would count little else.
+LARGEST_LOGIT = math.log(0.9999 / 0.0001)
+
+
 def continuous_bernoulli_nll(logits: Tensor, x: Tensor) -> Tensor:
     """-log p(x|z) of each image under a continuous Bernoulli likelihood, a density over [0, 1]; in nats, summed over
     pixels, negative where the fit is close.
@@ -296,7 +301,7 @@ def iwae_loss(
         eps = torch.randn(n_samples, *mu.shape, generator=generator, device=mu.device, dtype=mu.dtype)
         log_weights = log_importance_weights(model, x, mu, logvar, eps, y)
         bound = torch.logsumexp(log_weights, 0) - math.log(n_samples)
-        shares = torch.softmax(log_weights, 0).T  # (B, K)
+        shares = torch.softmax(log_weights, 0).nan_to_num(1.0).T  # (B, K); who trains sees that the bound is NaN
         drawn = torch.multinomial(shares, 1, generator=generator)
         share = shares.gather(1, drawn)  # (B, 1)
     z = mu + torch.exp(0.5 * logvar) * eps[drawn[:, 0], torch.arange(len(x), device=mu.device)]

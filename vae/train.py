@@ -120,7 +120,7 @@ def fast_arithmetic(model: VAE | None = None) -> Iterator[None]:
     """Inside, float32 products use the processor's fastest units (bfloat16 in them, where it has those), and numbers
     below 1e-38 count as 0: Adam's moments decay into them, and a processor handles such numbers many times slower.
     The features of a convolutional `model` are bfloat16 too on such a processor, which halves the time of a step; of
-    dense layers they are not, where it would gain nothing. Weights, codes, logits and losses stay float32.
+    dense layers they are not, where it would gain nothing. Weights, divergences and losses stay float32.
 
     Held-out ELBO moves by less than the seed moves it (benchmarks/training_speed.py measures both); what is reported
     is computed outside, in full float32.
@@ -176,7 +176,8 @@ def batch_terms(
       l1, l2, sparse, contractive    beta * the penalty of the code
       vq               beta * `codebook_loss`
       reconstruction   nothing
-    and that of `iwae` is `iwae_loss`. Labels that are to be predicted add label_weight * cross-entropy.
+    and that of `iwae` is `iwae_loss`, whose recon_loss is what it has beyond the KL. Labels that are to be
+    predicted add label_weight * cross-entropy.
     """
     y = batch.labels if model.config.labels == "given" else None
     seen = batch.seen
@@ -216,9 +217,9 @@ def batch_terms(
             loss = recon + beta * penalty
     if model.config.labels == "predicted" and batch.labels is not None:
         classes = model.classifier(mu)
-        loss = loss + config.label_weight * F.cross_entropy(
-            classes, batch.labels, ignore_index=UNKNOWN, reduction="sum"
-        )
+        # Held-out images have all their labels; they count as much as those of the training images that have one.
+        weight = config.label_weight * (1.0 if model.training else config.labelled_share)
+        loss = loss + weight * F.cross_entropy(classes, batch.labels, ignore_index=UNKNOWN, reduction="sum")
     return torch.stack([loss, recon, kl, penalty])
 
 
@@ -261,7 +262,7 @@ def held_out_terms(
     `batch_terms`; by default the config's, 1, and N.
     """
     generator = torch.Generator(images.device).manual_seed(seed)
-    sums = torch.zeros(4, dtype=torch.float64)
+    sums, n = torch.zeros(4, dtype=torch.float64), 0
     size = max(config.batch_size, 100)
     beta = config.beta if beta is None else beta
     with evaluating(model):
@@ -271,7 +272,8 @@ def held_out_terms(
             batch = Batch(x, corrupt(x, config.corruption, config.corruption_level, generator), y)
             if len(x) > 1 or config.objective not in NEED_TWO:
                 sums += batch_terms(model, batch, config, beta, progress, n_images or len(images), generator).cpu()
-    return to_terms(sums / len(images))
+                n += len(x)
+    return to_terms(sums / n)
 
 
 NEED_TWO = (*DISTANCES, "tcvae")  # objectives that compare the codes of a batch with each other
@@ -343,7 +345,7 @@ class Training:
         The model gets fresh weights. Raises ConfigError if the model can't be trained so, or not on these images.
         """
         check_fit(model.config, config)
-        _check_data(model.config, config, train_images, train_labels, held_out_labels)
+        _check_data(model.config, config, train_images, held_out_images, train_labels, held_out_labels)
         self.model, self.config = model, config
         self.beta, self.learning_rate = config.beta, config.learning_rate
         self.every_step = False
@@ -524,24 +526,29 @@ class Training:
 
 
 def _check_data(
-    model: ModelConfig, config: TrainConfig, images: Tensor, labels: Tensor | None, held_out_labels: Tensor | None
-) -> None:
-    if images.dtype != torch.uint8:
-        raise ConfigError("dataset", f"its images are {images.dtype}; use uint8, 0 to 255, which count as 0 to 1")
-    if tuple(images.shape[1:]) != model.image_shape:
-        raise ConfigError("image_shape", f"{model.image_shape} is not that of the images, {tuple(images.shape[1:])}")
+    model: ModelConfig, config: TrainConfig, images: Tensor, held_out_images: Tensor, labels: Tensor | None,
+    held_out_labels: Tensor | None,
+) -> None:  # fmt: skip
+    for some in (images, held_out_images):
+        if some.dtype != torch.uint8:
+            raise ConfigError("dataset", f"its images are {some.dtype}; use uint8, 0 to 255, which count as 0 to 1")
+        if tuple(some.shape[1:]) != model.image_shape:
+            raise ConfigError("image_shape", f"{model.image_shape} is not that of the images, {tuple(some.shape[1:])}")
     if config.batch_size > len(images):
         raise ConfigError("batch_size", f"{config.batch_size} was given; there are only {len(images)} training images")
-    if config.batch_size < 2 and config.objective in NEED_TWO:
+    if config.objective in NEED_TWO and (config.batch_size < 2 or len(images) % config.batch_size == 1):
         raise ConfigError(
-            "batch_size", f"1 was given; {config.objective!r} compares the codes of a batch: use 2 or more"
+            "batch_size",
+            f"{config.batch_size} was given, which leaves one image alone in a step, but {config.objective!r} compares "
+            "the codes of a batch; use another",
         )
     if model.labels == "unused":
         return
     if labels is None or held_out_labels is None:
         raise ConfigError("labels", "the images have none; choose 'unused', or a data set with classes")
-    if int(labels.max()) >= model.n_classes:
-        raise ConfigError("n_classes", f"{model.n_classes} was given; the labels go up to {int(labels.max())}")
+    most = max(int(labels.max()), int(held_out_labels.max()))
+    if most >= model.n_classes:
+        raise ConfigError("n_classes", f"{model.n_classes} was given; the labels go up to {most}")
 
 
 class _Meter:

@@ -58,6 +58,9 @@ def _caveat(chosen: list[Run], term: str) -> str:
     likelihoods = {(likelihood_title(run.summary.model), run.summary.training.targets) for run in chosen}
     if term != "kl" and (len(images) > 1 or len(likelihoods) > 1):
         return "These runs differ in their images or likelihood: their nats count different things."
+    objectives = {run.summary.training.objective for run in chosen}
+    if term == "recon_loss" and "iwae" in objectives and len(objectives) > 1:
+        return "Of a run with the importance-weighted bound, this is −bound − KL; its reconstruction is in the table."
     if term == "loss" and len({run.summary.training.objective for run in chosen}) > 1:
         return "These runs differ in their objective, so their losses can't be compared; reconstruction and KL can."
     betas = {(run.summary.training.beta, kl_terms(run.summary.training)) for run in chosen}

@@ -29,7 +29,10 @@ GROUPS: dict[str, dict[str, tuple[str, str, str]]] = {
             "By importance sampling with z ~ q(z|x) (Burda et al., arXiv:1509.00519, equation 8): too high on average, "
             "less so with more samples.",
         ),
-        "bits_per_dim": ("Bits per pixel", "{:.4f}", "−ELBO in bits, divided by the numbers of an image."),
+        "bits_per_dim": ("Bits per pixel", "{:.4f}", 
+            "−ELBO in bits, divided by the numbers of an image. A code's length for binarized images alone; of a "
+            "density it may be below 0.",
+        ),
     },
     "What the code holds": {
         "active_units": ("Dimensions in use", "{}", "Those with Var(mu) > 0.01 over the images (Burda et al.)."),
@@ -42,8 +45,8 @@ GROUPS: dict[str, dict[str, tuple[str, str, str]]] = {
         "marginal_kl": (
             "Marginal KL, nats",
             "{:.2f}",
-            "KL(q(z) ‖ p(z)), where q(z) is the mean of all posteriors: the rest of the KL. 0 if the codes of all "
-            "images together are distributed as the prior.",
+            "KL(q(z) ‖ p(z)), where q(z) is the mean of all posteriors: the rest of the KL, so at least the KL less "
+            "the log of the number of images. 0 if the codes of all images together are distributed as the prior.",
         ),
         "knn_accuracy": ("5-NN accuracy", "{:.1%}", "Classes told by the five nearest training codes."),
         "probe_accuracy": ("Linear probe", "{:.1%}", "Classes told by a logistic regression on the code."),

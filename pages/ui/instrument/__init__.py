@@ -95,12 +95,15 @@ def replay_payload(
     return _payload(header, records, film.still if film else None, frames, decoder and _one_class(decoder, model))
 
 
-def term_titles(training: TrainConfig) -> list[str]:
+def term_titles(training: TrainConfig, labels: str = "unused") -> list[str]:
     """What the three curves show."""
     loss, penalty = LOSSES[training.objective]
     if training.objective == "elbo" and training.free_bits:
         loss = f"reconstruction + β · Σ max({training.free_bits:g}, KL)"
-    return [f"Loss = {loss}", "Reconstruction", penalty]
+    recon = "−bound − KL" if training.objective == "iwae" else "Reconstruction"
+    if labels == "predicted":
+        loss += f" + {training.label_weight:g} · cross-entropy of known labels"
+    return [f"Loss = {loss}", recon, penalty]
 
 
 def _header(
@@ -120,7 +123,7 @@ def _header(
         "id": f"training of {name} {n_dims}",
         "name": name,
         "epochs": training.epochs,
-        "terms": term_titles(training),
+        "terms": term_titles(training, model.labels),
         "marks": [
             {"epoch": change.epoch, "text": f"{SETTING_TITLES.get(change.setting, change.setting)} {change.value:g}"}
             for change in changes

@@ -13,13 +13,16 @@ function erf(x) {
   return x >= 0 ? 1 - rest : rest - 1;
 }
 
+const LARGEST_LOGIT = Math.log(0.9999 / 0.0001); // of a continuous Bernoulli, as in vae/objectives.py
 const ACTIVATIONS = {
   gelu: (x) => 0.5 * x * (1 + erf(x * Math.SQRT1_2)),
   relu: (x) => (x > 0 ? x : 0),
   tanh: Math.tanh,
   sigmoid: (x) => 1 / (1 + Math.exp(-x)),
-  continuous_bernoulli: (x) => // its mean; near 0 a Taylor series, as in vae/objectives.py
-    Math.abs(x) < 0.1 ? 0.5 + x / 12 - x ** 3 / 720 : 0.5 / Math.tanh(x / 2) + 0.5 - 1 / x,
+  continuous_bernoulli: (logit) => { // its mean; near 0 a Taylor series, as in vae/objectives.py
+    const x = Math.max(-LARGEST_LOGIT, Math.min(LARGEST_LOGIT, logit));
+    return Math.abs(x) < 0.1 ? 0.5 + x / 12 - x ** 3 / 720 : 0.5 / Math.tanh(x / 2) + 0.5 - 1 / x;
+  },
 };
 
 /** Each part of z -> the nearest vector of the codebook. vectors: (n_symbols, symbol_dim). */
