@@ -25,6 +25,7 @@ from typing import Any
 from benchmarks.report import print_machine, print_table
 from vae import data, runs
 from vae.checkpoint import find, load_model
+from vae.config import has_prior
 from vae.evaluate import active_units, estimate_nll, knn_accuracy, reconstructions
 from vae.families import FAMILIES
 from vae.latent import encode_images
@@ -61,7 +62,7 @@ def train_and_measure(name: str, settings: dict[str, Any], n_importance_samples:
         "elbo": -held_out_elbo(model, images, labels).loss if is_variational else None,
         "nll": estimate_nll(model, images, n_importance_samples, 0, labels)[0] if is_variational else None,
         "mse": float((reconstructions(model, mu, labels) - data.to_float(images)).square().mean()),
-        "active_units": active_units(mu),
+        "active_units": active_units(mu, has_prior(model_config, config)),
         "knn_accuracy": knn_accuracy(train_mu, train.labels, mu, labels),
         "seconds": seconds,
     }

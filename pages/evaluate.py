@@ -10,5 +10,5 @@ begin_page(
     "are sums over pixels and latent dimensions, means over images, in nats.",
 )
 opened = pick_model()
-measure_button(opened.name)
+measure_button(opened)
 show_figures(opened)

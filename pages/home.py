@@ -26,6 +26,11 @@ pages = {
         "Walk between two images, sample new ones, turn one dimension.",
         ":material/linear_scale:",
     ),
+    "pages/evaluate.py": (
+        "Evaluate",
+        "Measure a model: likelihood, what its code holds, how good its pictures are.",
+        ":material/query_stats:",
+    ),
     "pages/train.py": (
         "Train",
         "Train a model of your own, watch its map form, change β under way, play it back.",
@@ -37,7 +42,7 @@ pages = {
         ":material/table:",
     ),
 }
-for column, (page, (title, text, icon)) in zip(st.columns(4), pages.items(), strict=True):
+for column, (page, (title, text, icon)) in zip(st.columns(5), pages.items(), strict=True):
     with column.container(border=True):
         st.page_link(page, label=f"**{title}**", icon=icon)
         st.markdown(text)

@@ -9,10 +9,10 @@ from pages.ui.walks import show_dimensions, show_posterior, show_prior, show_wal
 begin_page(
     "Interpolate",
     "Each image is a point z in latent space, and each z is a picture. Walk from one image to another, "
-    "draw new ones from the prior, or turn one dimension at a time.",
+    "draw new ones, or turn one dimension at a time.",
 )
 opened = pick_class(pick_model())
-walk, prior, posterior, dimensions = st.tabs(["Walk", "Samples of the prior", "Around one image", "Dimensions"])
+walk, prior, posterior, dimensions = st.tabs(["Walk", "Samples", "Around one image", "Dimensions"])
 with walk:
     show_walk(opened.name)
 with prior:

@@ -215,7 +215,7 @@ def test_every_picture_saves_as_png(page, address):
     page.get_by_alt_text("Film strip").wait_for()
     for tab, button in {
         "Walk": "Save the strip as PNG",
-        "Samples of the prior": "Save as PNG",
+        "Samples": "Save as PNG",
         "Around one image": "Save as PNG",
         "Dimensions": "Save as PNG",
     }.items():

@@ -13,11 +13,14 @@ from vae import VAE, ModelConfig, TrainConfig, data, runs
 from vae.checkpoint import checkpoint_root, find, load_latents, load_model, read_config, read_history, read_metrics
 from vae.config import LABELS, ConfigError, check_fit, has_prior
 from vae.data import binarize, corrupt, load_targets
-from vae.evaluate import evaluate
+from vae.evaluate import active_dims, evaluate
+from vae.evaluations import measure
 from vae.families import FAMILIES, family_of
 from vae.film import FilmWriter, read_film
+from vae.networks import Codebook
+from vae.objectives import LARGEST_LOGIT
 from vae.prior import fit_mixture, own_prior
-from vae.train import UNKNOWN, Training
+from vae.train import UNKNOWN, Training, fast_arithmetic, held_out_terms
 from vae.worker import work
 
 SMALL = {
@@ -227,6 +230,10 @@ def test_a_mixture_finds_the_clusters_it_was_drawn_from():
         ({"targets": "dynamic", "likelihood": "continuous_bernoulli"}, "likelihood"),
         ({"objective": "tcvae", "free_bits": 0.5}, "free_bits"),
         ({"corruption": "masking", "corruption_level": 1.5}, "corruption_level"),
+        ({"latent": "codebook", "objective": "vq", "labels": "given", "n_classes": 10}, "labels"),
+        ({"latent": "point", "objective": "mmd_rbf", "code_activation": "sigmoid"}, "code_activation"),
+        ({"labels": "given", "n_classes": 10, "left_out_class": 3}, "left_out_class"),
+        ({"likelihood": "gaussian", "scale": "learned", "sigma": 0.005}, "sigma"),
     ],
 )
 def test_what_cannot_work_is_refused_before_it_begins(settings, field):
@@ -242,15 +249,89 @@ def test_images_that_do_not_fit_are_refused():
         ((1, 8, 8), images.expand(-1, 3, -1, -1), "image_shape"),
         ((1, 8, 8), images.float(), "dataset"),
     ):
-        with pytest.raises(ConfigError) as error:
-            Training(VAE(ModelConfig(shape)), config, train, train)
-        assert error.value.field == field
+        for pair in ((train, train), (images, train)):
+            with pytest.raises(ConfigError) as error:
+                Training(VAE(ModelConfig(shape)), config, *pair)
+            assert error.value.field == field
     for labels in LABELS[1:]:
         model = VAE(ModelConfig((1, 8, 8), labels=labels, n_classes=3))
         with pytest.raises(ConfigError, match="the images have none"):
             Training(model, config, images, images)
         with pytest.raises(ConfigError, match="go up to 7"):
             Training(model, config, images, images, torch.full((20,), 7), torch.full((20,), 7))
+
+
+@pytest.mark.parametrize("objective", ["mmd_rbf", "energy", "tcvae"])
+def test_no_image_is_alone_where_codes_are_compared(objective):
+    images = torch.zeros(21, 1, 8, 8, dtype=torch.uint8)
+    training = replace(SMALL_TRAINING, batch_size=10, objective=objective)
+    with pytest.raises(ConfigError, match="one image alone") as error:
+        Training(VAE(ModelConfig((1, 8, 8))), training, images, images)
+    assert error.value.field == "batch_size"
+    with pytest.raises(ConfigError, match="one image alone"):  # before the run is made: 1,497 = 11 * 136 + 1
+        runs.check_settings(ModelConfig((1, 8, 8)), replace(training, batch_size=136))
+
+
+@pytest.mark.parametrize(
+    ("settings", "family"),
+    [
+        ({"latent": "point", "objective": "reconstruction", "likelihood": "gaussian"}, "ae"),
+        ({"latent": "point", "objective": "reconstruction", "corruption": "masking"}, "denoising-ae"),
+        ({"latent": "codebook", "objective": "vq", "likelihood": "gaussian", "latent_dim": 4}, "vq-vae"),
+        ({"labels": "given", "targets": "dynamic"}, "cvae"),
+        ({"labels": "predicted", "beta_schedule": "warmup"}, "semi-supervised-vae"),
+        ({"objective": "iwae", "targets": "dynamic"}, "iwae"),
+        ({"likelihood": "gaussian", "scale": "learned", "beta_schedule": "warmup"}, "sigma-vae"),
+        ({"beta": 2.0}, "vae"),
+    ],
+)
+def test_a_run_keeps_its_family_with_other_settings(settings, family):
+    assert family_of(*FAMILIES["vae"].configs({"dataset": "digits", **settings})) == family
+
+
+def test_held_out_labels_count_as_much_as_the_known_ones():
+    """Else the held-out curve of a model that knows few labels would tower over the training curve."""
+    model, training = FAMILIES["semi-supervised-vae"].configs({**SMALL, "batch_size": 1497, "epochs": 1})
+    train = data.load("digits", "train")
+    start = Training(VAE(model), training, train.images, train.images, train.labels, train.labels)
+    share = held_out_terms(start.model, train.images, training, train.labels)
+    known = held_out_terms(start.model, train.images, replace(training, labelled_share=1.0), train.labels)
+    entropy = (known.loss - known.recon_loss - known.kl) / training.label_weight
+    assert share.loss - share.recon_loss - share.kl == pytest.approx(0.02 * 50 * entropy, rel=1e-3)
+
+
+@pytest.mark.usefixtures("checkpoints")
+def test_factors_are_those_of_the_images_trained_on():
+    model, training = FAMILIES["vae"].configs({**SMALL, "dataset": "shapes", "epochs": 1, "left_out_class": 1})
+    runs.create("two", model, training)
+    for _ in work("two"):
+        pass
+    assert 0 <= measure("two", 0)["informativeness"] <= 1
+
+
+def test_dimensions_of_a_code_without_a_prior_are_held_against_the_widest():
+    mu = torch.randn(500, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([0.05, 0.04, 0.001])
+    assert active_dims(mu).tolist() == [False, False, False]
+    assert active_dims(mu, has_prior=False).tolist() == [True, True, False]
+
+
+def test_a_continuous_bernoulli_has_a_limit():
+    """784 pixels that are exactly black can't be likelier than log(9.21) nats each."""
+    model = VAE(ModelConfig((1, 28, 28), likelihood="continuous_bernoulli"))
+    nll = model.recon_loss(torch.full((1, 1, 28, 28), -1e4), torch.zeros(1, 1, 28, 28))
+    assert -nll.item() == pytest.approx(784 * math.log(LARGEST_LOGIT), rel=1e-3)
+    assert model.mean_image(torch.full((1, 1, 28, 28), -1e4)).max() == model.mean_image(
+        torch.full((1,), -LARGEST_LOGIT)[None, None, None]
+    )
+
+
+def test_symbols_are_the_nearest_ones_in_training_too():
+    book = Codebook(64, 2)
+    book.vectors.data.normal_(generator=torch.Generator().manual_seed(0))
+    z = torch.randn(500, 4, generator=torch.Generator().manual_seed(1))
+    exact = book.symbols(z.double().float())
+    with fast_arithmetic():
+        assert torch.equal(book.symbols(z), exact)
 
 
 def test_every_family_says_what_it_is():

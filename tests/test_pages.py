@@ -237,7 +237,7 @@ def test_more_than_two_dimensions_offer_pca_and_tsne():
 
 def test_interpolation_ends_at_the_two_codes_and_is_named():
     app = open_page("interpolate")
-    assert [tab.label for tab in app.tabs] == ["Walk", "Samples of the prior", "Around one image", "Dimensions"]
+    assert [tab.label for tab in app.tabs] == ["Walk", "Samples", "Around one image", "Dimensions"]
     assert "z** =" in texts(app)
     app.slider(key="walk position").set_value(1.0).run()
     end = app.number_input(key="walk to mnist-2d index").value

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vae.config import TrainConfig
+from vae.config import TrainConfig, has_prior
 from vae.data import Images, corrupt, shape_factors, to_float
 from vae.latent import encode_images
 from vae.model import VAE
@@ -22,7 +22,7 @@ from vae.objectives import kl_per_dim, log_importance_weights, optimal_sigma
 from vae.prior import own_prior
 from vae.train import evaluating, held_out_elbo
 
-ACTIVE_UNIT_VARIANCE = 0.01  # Burda et al., arXiv:1509.00519, section 5.1
+ACTIVE_UNIT_VARIANCE = 0.01  # Burda et al., arXiv:1509.00519, section 5
 N_NEIGHBOURS = 5
 N_PROBED = 10_000  # training images at most behind the probe, and held-out ones behind the silhouette
 N_MARGINAL = 1000  # images whose z stand for the aggregate posterior
@@ -44,7 +44,7 @@ class Evaluation:
     nll: float | None  # -log p(x), estimated by importance sampling; None if not asked for
     nll_stderr: float | None  # standard error of nll over the images
     n_importance_samples: int
-    active_units: int  # latent dimensions with Var(mu) > 0.01 over the images
+    active_units: int  # latent dimensions in use, see `active_dims`
     kl_per_dim: list[float] | None
     mutual_information: float | None  # of image and z under q; at most log n_images
     marginal_kl: float | None  # KL(q(z) || p(z)), q(z) the mean of all posteriors: kl - mutual_information
@@ -113,17 +113,19 @@ def estimate_nll(
 # What the code holds
 
 
-def active_dims(mu: Tensor) -> Tensor:
+def active_dims(mu: Tensor, has_prior: bool = True) -> Tensor:
     """Whether mu varies from image to image in each latent dimension; the others have collapsed to the prior.
 
-    mu: (N, D). Returns (D,) bool. Source: Burda et al., arXiv:1509.00519, section 5.1.
+    Its variance must be above 0.01, the prior's being 1; without a prior, above a hundredth of the greatest one.
+    mu: (N, D). Returns (D,) bool. Source: Burda et al., arXiv:1509.00519, section 5.
     """
-    return mu.var(0) > ACTIVE_UNIT_VARIANCE
+    variance = mu.var(0)
+    return variance > ACTIVE_UNIT_VARIANCE * (1.0 if has_prior else variance.max())
 
 
-def active_units(mu: Tensor) -> int:
+def active_units(mu: Tensor, has_prior: bool = True) -> int:
     """How many latent dimensions are in use. mu: (N, D)."""
-    return int(active_dims(mu).sum())
+    return int(active_dims(mu, has_prior).sum())
 
 
 @torch.inference_mode()
@@ -329,7 +331,7 @@ def evaluate(
         samples = reconstructions(model, prior.sample(n_compared, generator), given)
         kls = kl_per_dim(mu, logvar).mean(0) if is_variational else None
         known = mutual_information(mu, logvar, seed) if is_variational else None
-        factors = _factors(config.dataset)
+        factors = _factors(config)
         if mu.shape[1] == 1:
             factors = None  # one dimension can't tell factors apart
         disentangled = dci(train_mu, factors[0], mu, factors[1]) if factors else (None, None, None)
@@ -342,7 +344,7 @@ def evaluate(
         nll=nll,
         nll_stderr=stderr,
         n_importance_samples=n_importance_samples if is_variational else 0,
-        active_units=active_units(mu),
+        active_units=active_units(mu, has_prior(model.config, config)),
         kl_per_dim=None if kls is None else kls.tolist(),
         mutual_information=known,
         marginal_kl=None if kls is None or known is None else float(kls.sum()) - known,
@@ -367,11 +369,13 @@ def evaluate(
     )
 
 
-def _factors(dataset: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """The known factors of the training and the held-out images, (N, F) each, as integers; None if there are none."""
-    if dataset != "shapes":
+def _factors(config: TrainConfig) -> tuple[np.ndarray, np.ndarray] | None:
+    """The known factors of the images trained on and of the held-out ones, (N, F) each, as integers; None if there are
+    none."""
+    if config.dataset != "shapes":
         return None
-    return shape_factors("train").numpy(), shape_factors("held_out").numpy()
+    train = shape_factors("train")
+    return train[train[:, 0] != config.left_out_class].numpy(), shape_factors("held_out").numpy()
 
 
 def _sigma(model: VAE) -> float | None:

@@ -41,24 +41,28 @@ def _of(config: type, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def family_of(model: ModelConfig, training: TrainConfig) -> str:
-    """The name of the family whose settings these are, the most particular one."""
+    """The name of the family that these settings are of: the kind of code first, then the labels, then the objective;
+    then that of which most settings are these."""
     chosen = {**{f.name: getattr(model, f.name) for f in fields(model)},
               **{f.name: getattr(training, f.name) for f in fields(training)}}  # fmt: skip
     defaults = {f.name: f.default for config in (ModelConfig, TrainConfig) for f in fields(config)}
 
-    def likeness(family: Family) -> int:
-        """How many of its settings these are; of those that are choices, all must be."""
-        kinds = [name for name, value in family.settings.items() if isinstance(value, str)]
-        fits = all(chosen[name] == family.settings[name] for name in kinds)
-        others = [name for name in KINDS if name not in family.settings]
-        if not fits or any(chosen[name] != defaults[name] for name in others):
-            return -1
-        return sum(chosen[name] == value for name, value in family.settings.items())
+    def likeness(family: Family) -> tuple[int, ...]:
+        settings = {**{name: defaults[name] for name in DECISIVE}, **family.settings}
+        same = [name for name in DECISIVE if settings[name] == chosen[name]]
+        # Choices that the family is named after, as the likelihood of `vae-laplace`; any corruption is one.
+        others = [name for name, value in family.settings.items() if isinstance(value, str) and name not in DECISIVE]
+        n_strange = sum(
+            chosen[name] == defaults[name] if name == "corruption" else chosen[name] != settings[name]
+            for name in others
+        )
+        n_equal = sum(chosen[name] == value for name, value in family.settings.items())
+        return (*(name in same for name in DECISIVE), -n_strange, len(others), n_equal)
 
     return max(FAMILIES, key=lambda name: likeness(FAMILIES[name]))
 
 
-KINDS = ("latent", "objective", "likelihood", "scale", "labels", "corruption", "beta_schedule", "targets")
+DECISIVE = ("latent", "labels", "objective")
 
 FAMILIES: dict[str, Family] = {
     "vae": Family(

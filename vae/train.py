@@ -525,6 +525,16 @@ class Training:
         self.generator.set_state(state["generator"])
 
 
+def check_batches(config: TrainConfig, n_images: int) -> None:
+    """Raises ConfigError if a step of an epoch has one image alone, and the objective wants more."""
+    if config.objective in NEED_TWO and (config.batch_size < 2 or n_images % config.batch_size == 1):
+        raise ConfigError(
+            "batch_size",
+            f"{config.batch_size} was given, which leaves one image alone in a step, but {config.objective!r} compares "
+            "the codes of a batch; use another",
+        )
+
+
 def _check_data(
     model: ModelConfig, config: TrainConfig, images: Tensor, held_out_images: Tensor, labels: Tensor | None,
     held_out_labels: Tensor | None,
@@ -536,12 +546,7 @@ def _check_data(
             raise ConfigError("image_shape", f"{model.image_shape} is not that of the images, {tuple(some.shape[1:])}")
     if config.batch_size > len(images):
         raise ConfigError("batch_size", f"{config.batch_size} was given; there are only {len(images)} training images")
-    if config.objective in NEED_TWO and (config.batch_size < 2 or len(images) % config.batch_size == 1):
-        raise ConfigError(
-            "batch_size",
-            f"{config.batch_size} was given, which leaves one image alone in a step, but {config.objective!r} compares "
-            "the codes of a batch; use another",
-        )
+    check_batches(config, len(images))
     if model.labels == "unused":
         return
     if labels is None or held_out_labels is None:

@@ -27,7 +27,7 @@ from vae.checkpoint import (
     save_results,
     write_atomically,
 )
-from vae.config import ConfigError, ModelConfig, TrainConfig
+from vae.config import ConfigError, ModelConfig, TrainConfig, has_prior
 from vae.data import Images
 from vae.evaluate import active_units
 from vae.film import EARLY_SECONDS, LIVE_FILE, Camera, FilmWriter, write_live
@@ -368,7 +368,7 @@ class _Results:
             )
         metrics = Metrics(
             len(mu), None if terms.kl is None else -terms.loss, terms.recon_loss, terms.kl, self.training.epoch,
-            self.training.seconds, active_units(mu),
+            self.training.seconds, active_units(mu, has_prior(model.config, self.config)),
         )  # fmt: skip
         values = {"recon_loss": image_recon_loss(stored, images, mu, labels)}
         values |= data.known_factors(self.config.dataset, "held_out")

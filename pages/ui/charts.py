@@ -42,6 +42,8 @@ def overlay(histories: Mapping[str, list[Record]], colours: Sequence[str], term:
     histories: by name, none empty. term: a field of Terms. splits: of SPLITS, or "both". axis: "epoch" or "seconds".
     """
     shown = tuple(SPLITS) if splits == "both" else (splits,)
+    # A penalty may be a distance or a norm, which has no unit in common with another's.
+    unit, title = ("", "penalty") if term == "penalty" else (" nats", "nats per image")
     figure, values = go.Figure(), []
     for (name, records), colour in zip(histories.items(), itertools.cycle(colours), strict=False):
         values += _settled(records, term, shown, axis)
@@ -51,10 +53,10 @@ def overlay(histories: Mapping[str, list[Record]], colours: Sequence[str], term:
             trace = go.Scatter(
                 x=places, y=nats, name=name, mode="lines" if len(places) > 1 else "markers", legendgroup=name,
                 line={"color": colour, "width": 1.2 if is_dotted else 2, "dash": "dot" if is_dotted else "solid"},
-                showlegend=split == shown[0], hovertemplate=f"%{{y:.2f}} nats, {SPLITS[split]}",
+                showlegend=split == shown[0], hovertemplate=f"%{{y:.4g}}{unit}, {SPLITS[split]}",
             )  # fmt: skip
             figure.add_trace(trace)
-    figure.update_yaxes(title_text="nats per image", range=_range(values) if values else None)
+    figure.update_yaxes(title_text=title, range=_range(values) if values else None)
     figure.update_xaxes(title_text="epoch" if axis == "epoch" else "seconds of training", rangemode="tozero")
     figure.update_layout(
         height=380,

@@ -7,6 +7,7 @@ from functools import partial
 import streamlit as st
 
 from pages.ui.charts import overlay
+from pages.ui.instrument import LOSSES
 from pages.ui.latent_map import CLASS_COLOURS
 from pages.ui.runs_table import kl_terms, likelihood_title
 from vae.checkpoint import CheckpointError, find, read_history
@@ -33,8 +34,11 @@ def compare(chosen: list[Run]) -> None:
             term = _choice("Curve", terms or TERM_TITLES, "compare-term")
             split = _choice("Images", SPLIT_TITLES, "compare-images")
             axis = _choice("Over", AXIS_TITLES, "compare-over")
-        overlay({name: records for name, records in histories.items() if records}, CLASS_COLOURS, term, split, axis)
-        for sentence in filter(None, [_caveat(with_curves, term), _note(with_curves, split)]):
+        lacking = [run.summary.name for run in with_curves if not _has(histories[run.summary.name], term)]
+        shown = [run for run in with_curves if run.summary.name not in lacking]
+        overlay({run.summary.name: histories[run.summary.name] for run in shown}, CLASS_COLOURS, term, split, axis)
+        lack = f"Without this curve: {', '.join(lacking)}." if lacking else ""
+        for sentence in filter(None, [lack, _caveat(shown, term), _note(shown, split)]):
             st.caption(sentence)
     if without:
         st.caption(f"No curves are kept of {', '.join(without)}.")
@@ -52,21 +56,34 @@ def _history(name: str) -> list[Record]:
         return []  # deleted meanwhile
 
 
+def _has(records: list[Record], term: str) -> bool:
+    return any(getattr(record.held_out, term) is not None for record in records if record.held_out)
+
+
 def _caveat(chosen: list[Run], term: str) -> str:
     """What keeps the curves from being compared; empty if nothing does."""
     images = {run.summary.training.dataset for run in chosen}
     likelihoods = {(likelihood_title(run.summary.model), run.summary.training.targets) for run in chosen}
+    if term == "penalty":
+        kinds = {name: LOSSES[objective][1] for name, objective in _objectives(chosen).items()}
+        if len(set(kinds.values())) > 1:
+            return f"These are not the same thing: {'; '.join(f'{name}: {kind}' for name, kind in kinds.items())}."
+        return f"This is {next(iter(kinds.values()), 'nothing')}."
     if term != "kl" and (len(images) > 1 or len(likelihoods) > 1):
         return "These runs differ in their images or likelihood: their nats count different things."
-    objectives = {run.summary.training.objective for run in chosen}
+    objectives = set(_objectives(chosen).values())
     if term == "recon_loss" and "iwae" in objectives and len(objectives) > 1:
         return "Of a run with the importance-weighted bound, this is −bound − KL; its reconstruction is in the table."
-    if term == "loss" and len({run.summary.training.objective for run in chosen}) > 1:
-        return "These runs differ in their objective, so their losses can't be compared; reconstruction and KL can."
+    if term == "loss" and len(objectives) > 1:
+        return "These runs differ in their objective, so their losses can't be compared; see their parts."
     betas = {(run.summary.training.beta, kl_terms(run.summary.training)) for run in chosen}
     if term == "loss" and len(betas) > 1:
         return "These runs weigh the KL differently, so their losses can't be compared; reconstruction and KL can."
     return ""
+
+
+def _objectives(chosen: list[Run]) -> dict[str, str]:
+    return {run.summary.name: run.summary.training.objective for run in chosen if run.summary.training}
 
 
 def _note(chosen: list[Run], split: str) -> str:

@@ -35,7 +35,12 @@ GROUPS: dict[str, dict[str, tuple[str, str, str]]] = {
         ),
     },
     "What the code holds": {
-        "active_units": ("Dimensions in use", "{}", "Those with Var(mu) > 0.01 over the images (Burda et al.)."),
+        "active_units": (
+            "Dimensions in use",
+            "{}",
+            "Those with Var(mu) > 0.01 over the images (Burda et al.); without a prior, above a hundredth of the "
+            "greatest.",
+        ),
         "mutual_information": (
             "Mutual information, nats",
             "{:.2f}",
@@ -88,8 +93,9 @@ GROUPS: dict[str, dict[str, tuple[str, str, str]]] = {
 }  # fmt: skip
 
 
-def measure_button(name: str) -> None:
+def measure_button(opened: OpenModel) -> None:
     """Starts a measurement, and shows how far it is."""
+    name = opened.name
     job = evaluations.evaluation_status(name)
     if job and job.state == "running":
         _watch(name)
@@ -99,9 +105,15 @@ def measure_button(name: str) -> None:
     if is_read_only():
         return
     left, right = st.columns([0.6, 0.4], vertical_alignment="bottom")
-    n_samples = left.selectbox(
-        "Importance samples for −log p(x)", list(SAMPLES), index=1, format_func=SAMPLES.get, key="importance samples"
-    )
+    n_samples = 0  # a code without spread has no likelihood
+    if opened.has_spread:
+        n_samples = left.selectbox(
+            "Importance samples for −log p(x)",
+            list(SAMPLES),
+            index=1,
+            format_func=SAMPLES.get,
+            key="importance samples",
+        )
     if right.button("Measure", type="primary", width="stretch"):
         try:
             evaluations.start_evaluation(name, n_samples)
@@ -124,6 +136,8 @@ def show_figures(opened: OpenModel) -> None:
     if not figures:
         st.info("Nothing has been measured of these weights yet.")
         return
+    if opened.told is not None:
+        st.caption("This model is told each image's class: its ELBO and −log p(x) are those of log p(x|class).")
     for title, group in GROUPS.items():
         shown = {name: group[name] for name in group if figures.get(name) is not None}
         st.subheader(title)
@@ -141,7 +155,7 @@ def show_figures(opened: OpenModel) -> None:
                 )
         if title.startswith("What the code") and figures.get("kl_per_dim"):
             _show_kl(figures["kl_per_dim"])
-    missing = "" if opened.has_spread else " A code of this model has no spread, so there is no KL and no likelihood."
+    missing = "" if opened.has_spread else " A code without spread has no KL, no ELBO and no −log p(x)."
     st.caption(f"Over {figures['n_images']:,} held-out images.{missing}")
     st.download_button(
         "Save as JSON", json.dumps(figures, indent=2), f"{opened.name}-figures.json", "application/json",

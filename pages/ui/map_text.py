@@ -39,7 +39,8 @@ def _show_figures(opened: OpenModel, choice: MapChoice) -> None:
         if metrics.elbo is not None:
             figures["Held-out ELBO, nats"] = (
                 f"{metrics.elbo:.2f}",
-                f"−(reconstruction + KL): a lower bound on log p(x); higher is better. {over}",
+                f"−(reconstruction + KL): a lower bound on log p({'x|class' if opened.told is not None else 'x'}); "
+                f"higher is better. {over}",
             )
         figures["Reconstruction, nats"] = (
             f"{metrics.recon_loss:.2f}",
@@ -71,10 +72,11 @@ def _reading(opened: OpenModel, choice: MapChoice) -> str:
         return f"{points} {_reading_z(opened, n_dims, but_posterior)}"
     if choice.kind == "pca":
         share = project(opened, choice).explained_variance
+        symbols = ", by the nearest symbols" if opened.config.latent == "codebook" else ""
         return (
             f"{points} z has {n_dims} dimensions; the plane is that of the two directions in which mu varies most, and "
-            f"shows **{share:.0%}** of its variance. A click decodes exactly the z on this plane; the other directions "
-            f"stay at their mean, so a click on a point need not give that image. {but_posterior}"
+            f"shows **{share:.0%}** of its variance. A click decodes exactly the z on this plane{symbols}; the other "
+            f"directions stay at their mean, so a click on a point need not give that image. {but_posterior}"
         )
     if choice.kind == "dims":
         across, up = map(axis_name, choice.dims)

@@ -162,7 +162,7 @@ def map_latents(opened: OpenModel, choice: MapChoice) -> Latents:
 )
 def _encode_all(opened: OpenModel) -> Latents:
     held_out = opened.latents
-    train = data.load_targets(opened.training.dataset, "train", opened.training.targets)
+    train = _trained_on(opened.training.dataset, opened.training.targets, opened.training.left_out_class)
     mu, logvar = encode_images(opened.whole, train.images, train.labels)
     values = {}
     if "recon_loss" in held_out.values:
@@ -212,15 +212,25 @@ def _held_out_trust(opened: OpenModel, choice: MapChoice) -> float:
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
-def _load_images(dataset: str, targets: str, images: str) -> Tensor:
-    splits = ("held_out",) if images == "held_out" else ("held_out", "train")
-    return torch.cat([data.load_targets(dataset, split, targets).images for split in splits])
+def _load_images(dataset: str, targets: str, left_out_class: int, images: str) -> Tensor:
+    held_out = data.load_targets(dataset, "held_out", targets).images
+    if images == "held_out":
+        return held_out
+    return torch.cat([held_out, _trained_on(dataset, targets, left_out_class).images])
+
+
+def _trained_on(dataset: str, targets: str, left_out_class: int) -> data.Images:
+    train = data.load_targets(dataset, "train", targets)
+    return train if left_out_class < 0 else data.without_class(train, left_out_class)
 
 
 def source_images(opened: OpenModel, images: str = "held_out") -> Tensor | None:
     """The images behind the codes as the model saw them, uint8 (N, C, H, W); None where the data set is not here."""
-    dataset = opened.training.dataset
+    training = opened.training
+    left_out = -1 if images == "held_out" else training.left_out_class
     try:
-        return _load_images(dataset, opened.training.targets, images) if data.is_present(dataset) else None
+        if data.is_present(training.dataset):
+            return _load_images(training.dataset, training.targets, left_out, images)
+        return None
     except DataError:
         return None

@@ -19,7 +19,7 @@ from vae.runs import RunError
 TITLES = {"pca": "PCA", "dims": "two dimensions", **EMBEDDINGS}
 IMAGES = {"held_out": "held-out images", "all": "all images, also those trained on"}
 DURATIONS = {"tsne": "about ten seconds", "umap": "half a minute or more"}
-HOLDS = {"zero": "at 0, the middle of the prior", "image": "at the code of an image"}
+HOLDS = {"zero": "at 0", "image": "at the code of an image"}
 
 
 def pick_projection(

@@ -68,7 +68,9 @@ def _attempt(action: Callable[..., None], *arguments: Any) -> bool:
 def _links(run: Run, status: RunStatus) -> None:
     name, no_model = run.summary.name, run.summary.problem is not None
     icons = {"latent_map": ":material/scatter_plot:", "interpolate": ":material/linear_scale:"}
-    for page, label in {"latent_map": "Open on the map", "interpolate": "Interpolate"}.items():
+    icons["evaluate"] = ":material/query_stats:"
+    titles = {"latent_map": "Open on the map", "interpolate": "Interpolate", "evaluate": "Evaluate"}
+    for page, label in titles.items():
         st.page_link(f"pages/{page}.py", label=label, icon=icons[page], query_params={"model": name}, disabled=no_model)
     label = "Watch" if status.is_active else "Replay"
     st.page_link("pages/train.py", label=label, icon=":material/play_circle:", query_params={"run": name})

@@ -230,6 +230,7 @@ def _show_ended(status: RunStatus, training: TrainConfig) -> None:
         here = {"model": status.name}
         st.page_link("pages/latent_map.py", label="Open on the map", icon=":material/scatter_plot:", query_params=here)
         st.page_link("pages/interpolate.py", label="Interpolate", icon=":material/linear_scale:", query_params=here)
+        st.page_link("pages/evaluate.py", label="Evaluate", icon=":material/query_stats:", query_params=here)
         save_film_button(status.name)
         if not visitor.is_read_only():
             continue_run(status, training, why_not(status.name))
@@ -241,6 +242,8 @@ def _show_ended(status: RunStatus, training: TrainConfig) -> None:
     st.caption(
         "Nats per image: sums over pixels and latent dimensions, mean over images. Held-out images were never "
         f"trained on; their curve is over {N_LIVE_HELD_OUT:,} of them at most, the figures above over all."
+        + (" The curves are of corrupted images, the figures above of clean ones." * (training.corruption != "none"))
+        + (" The curves are of the bound with k samples, the figures above of one." * (training.objective == "iwae"))
     )
 
 

@@ -10,6 +10,7 @@ import streamlit as st
 from pages.ui.models import show_problems
 from vae import ModelConfig, TrainConfig, runs
 from vae.checkpoint import CheckpointError, find, read_history
+from vae.config import WITHOUT_BETA
 from vae.families import FAMILIES, family_of
 from vae.processes import ACTIVE_STATES
 from vae.runs import Run
@@ -24,6 +25,7 @@ REFRESH_SECONDS = 2
 KEY = "runs table"
 ROW_HEIGHT, MAX_ROWS = 35, 12  # CSS pixels; more rows scroll
 NATS = "nats per image, mean over all held-out images"
+AMONG = "higher is better, among runs of the same data, targets and likelihood"
 _text, _number = st.column_config.TextColumn, st.column_config.NumberColumn
 COLUMNS = {
     "name": _text("Name", pinned=True),
@@ -34,8 +36,8 @@ COLUMNS = {
     "dataset": _text("Data"),
     "network": _text("Network", help="Layers from image to code; the last is the code"),
     "latent_dim": _number("D", width=42, help="Latent dimensions"),
-    "beta": _number("β", format="%g", width=42, help="The weight of the KL in the loss"),
-    "elbo": _number("ELBO", format="%.2f", help=f"−(reconstruction + KL), {NATS}; higher is better"),
+    "beta": _number("β", format="%g", width=42, help="Weight of the KL in the loss, or of what stands in its place"),
+    "elbo": _number("ELBO", format="%.2f", help=f"−(reconstruction + KL), {NATS}; {AMONG}"),
     "recon_loss": _number("Recon.", format="%.2f", help=f"Reconstruction, −log p(x|z), {NATS}"),
     "kl": _number("KL", format="%.2f", help=f"KL(q(z|x) ‖ p(z)), {NATS}"),
     "active_units": _number("Active", width=58, help="Latent dimensions in use"),
@@ -133,7 +135,7 @@ def _row(run: Run) -> dict[str, Any]:
         "latent_dim": model.latent_dim,
         "family": FAMILIES[family_of(model, training)].title,
         "likelihood": likelihood_title(model),
-        "beta": training.beta,
+        "beta": None if training.objective in WITHOUT_BETA else training.beta,
         "kl_terms": kl_terms(training),
         "epoch": epoch,
         "epochs": training.epochs,

@@ -95,7 +95,7 @@ EXPLANATION = """
 - **Corruption**: the encoder sees an image with noise, or with a share of its pixels black (masking) or black and white
   (salt and pepper); the loss compares with the clean one.
 - **Dropout**: the share of hidden units that a step leaves out.
-- **Class left out**: not trained on; `python -m vae evaluate` then says how well it is told as an anomaly.
+- **Class left out**: not trained on; the Evaluate page then says how well it is told as an anomaly.
 - **Seed**: the same seed and settings give the same model on the same processor.
 """
 # A page switch keeps what was typed.

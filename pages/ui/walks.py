@@ -33,6 +33,10 @@ SOURCES = {  # from which z is drawn: title, explanation
         "decoded. " + MIDDLE,
     ),
 }
+SHELL = (
+    ": in many dimensions nearly all of the prior's mass lies at about one distance from it, √D, and a straight line "
+    "cuts through the empty inside. In two dimensions the inside is full, so either serves."
+)
 PATHS = {"linear": lerp, "spherical": slerp}
 
 
@@ -91,6 +95,11 @@ def _show_image(opened: OpenModel, index: int, label: str) -> None:
         )
 
 
+def _as_told(opened: OpenModel) -> str:
+    """Of a model that is told a class: which it is told here, whatever the images' own are."""
+    return "" if opened.told is None else f" as class {opened.class_names[opened.told]}"
+
+
 def _say_where_images_are(opened: OpenModel) -> None:
     if source_images(opened) is None:
         st.caption("The data set is not on this machine, so the model's reconstructions stand for the images.")
@@ -116,7 +125,7 @@ def show_walk(name: str) -> None:
     png = show_picture(
         strip,
         "Film strip",
-        "left: the first image's code, right: the second's, decoded",
+        f"left: the first image's code, right: the second's, decoded{_as_told(opened)}",
         _strip_scale(opened, n_frames),
         wide=True,
     )
@@ -126,14 +135,14 @@ def show_walk(name: str) -> None:
     z_here = path(mu[start], mu[end], torch.tensor([t]))
     picture, text = st.columns([0.3, 0.7])
     with picture:
-        png = show_picture(decode_pictures(opened.model, z_here)[0], "Decoded image", f"at {t:.2f} of the way")
+        caption = f"at {t:.2f} of the way{_as_told(opened)}"
+        png = show_picture(decode_pictures(opened.model, z_here)[0], "Decoded image", caption)
         save_button(png, f"{name}-walk-{t:.2f}.png", "save position")
     with text:
         st.markdown(f"**z** = ({', '.join(f'{value:.2f}' for value in z_here[0].tolist())})")
         st.caption(
-            "The linear path is the straight line between the two codes. The spherical one turns about the origin: "
-            "in many dimensions nearly all of the prior's mass lies at about one distance from it, √D, and a straight "
-            "line cuts through the empty inside. In two dimensions the inside is full, so either serves."
+            "The linear path is the straight line between the two codes. The spherical one turns about the origin"
+            + (SHELL if opened.has_prior else ".")
         )
 
 
@@ -201,7 +210,8 @@ def show_posterior(name: str) -> None:
             "Redraw", key="posterior redraw", width="stretch", on_click=_next_seed, args=("posterior seed",)
         )
         mu, logvar = opened.latents.mu[index], opened.latents.logvar[index]
-        pictures = decode_pictures(opened.model, sample_posterior(mu, logvar, n, seed))
+        labels = opened.latents.labels[index].expand(n) if opened.told is not None else None
+        pictures = decode_pictures(opened.whole, sample_posterior(mu, logvar, n, seed), labels)
         std = torch.exp(0.5 * logvar)
         caption = f"{n} samples of q(z|x), seed {seed}; its standard deviation is {std.min():.2f} to {std.max():.2f}"
         png = show_picture(grid(pictures, n_columns=8), "Samples of the posterior", caption, _sheet_scale(opened))
@@ -214,10 +224,10 @@ def show_dimensions(name: str) -> None:
     n_dims = opened.config.latent_dim
     st.markdown(
         f"One slider for each latent dimension{', in standard deviations of the prior' if opened.has_prior else ''}. "
-        "Start from the middle or from an image's code."
+        f"Start from {'the middle' if opened.has_prior else '0'} or from an image's code."
     )
     # Wide enough for every image's code, and for the prior.
-    limit = max(4.0, float(opened.latents.mu[opened.latents.finite].abs().max().ceil()))
+    limit = max(4.0 if opened.has_prior else 1.0, float(opened.latents.mu[opened.latents.finite].abs().max().ceil()))
     left, right = st.columns([0.4, 0.6], gap="large")
     keys = [f"dimension {name} {i}" for i in range(n_dims)]
     with left:

@@ -38,7 +38,10 @@ EXAMPLES = {  # by whether the model denoises
     True: "Held-out images, the same corrupted, and below what is made of those",
 }
 MAP_HEIGHT = 340  # CSS pixels
-COLLAPSED = "Var(mu) ≤ 0.01 over the images (Burda et al., arXiv:1509.00519)"
+COLLAPSED = {  # by whether the model has a prior
+    True: "the pale ones have collapsed: Var(mu) ≤ 0.01 over the images (Burda et al., arXiv:1509.00519)",
+    False: "the pale ones hardly vary: less than a hundredth of the greatest variance",
+}
 LOSSES = {  # by objective: the loss, and what the third curve shows
     "elbo": ("reconstruction + β · KL", "KL"),
     "iwae": ("−bound of log p(x)", "KL"),
@@ -139,7 +142,7 @@ def _header(
         "ramp": NUMBER_COLOURS,
         "height": MAP_HEIGHT,
         "columns": SHEET_COLUMNS,
-        "collapsed": COLLAPSED,
+        "collapsed": COLLAPSED[has_prior(model, training)],
         "prior": has_prior(model, training),
         "bars": "KL of each latent dimension, nats"
         if model.latent == "gaussian"

@@ -1,4 +1,4 @@
-// The KL of each latent dimension as a bar; those that have collapsed onto the prior are pale.
+// The KL (of a point: the variance) of each latent dimension as a bar; those that are not in use are pale.
 
 const BARS = { height: 110, left: 34, top: 6, bottom: 18 }; // CSS pixels
 
@@ -16,10 +16,10 @@ class Bars {
   }
 
   /** kl: (D,), active: (D,); highest: of all moments, if they are known; header: what the bars and a collapse are. */
-  show(kl, active, highest, { bars, bar_unit, collapsed }) {
+  show(kl, active, highest, { bars, bar_unit, collapsed, prior }) {
     Object.assign(this, { kl, active, title: bars, unit: bar_unit, collapsed });
     this.element.querySelector("h4").textContent = bars;
-    this.most = Math.max(this.most, highest, 0.1);
+    this.most = Math.max(this.most, highest, prior ? 0.1 : 1e-6);
     this.draw();
   }
 
@@ -37,13 +37,13 @@ class Bars {
       const box = { x: BARS.left + d * slot, y: top, width: thick, height: high };
       for (const [key, number] of Object.entries(box)) bar.setAttribute(key, number.toFixed(2));
       bar.setAttribute("class", active[d] ? "bar" : "bar collapsed");
-      const what = active[d] ? "" : ", collapsed";
+      const what = active[d] ? "" : ", not in use";
       bar.firstChild.textContent = `z${subscript(d + 1)}: ${value.toFixed(2)} ${this.unit}${what}`;
     });
     this.drawAxes(width, slot, y);
     const n_active = active.reduce((sum, is) => sum + is, 0);
     const note = this.element.querySelector(".note");
-    note.textContent = `${n_active} of ${kl.length} in use; the pale ones have collapsed: ${this.collapsed}.`;
+    note.textContent = `${n_active} of ${kl.length} in use; ${this.collapsed}.`;
     this.svg.setAttribute("aria-label", `${this.title}: ${n_active} of ${kl.length} in use`);
   }
 
