@@ -266,7 +266,7 @@ FAMILIES: dict[str, Family] = {
     "vq-vae": Family(
         "VQ-VAE",
         "A code is a few symbols, each one of a small codebook: the nearest to what the encoder gives. Gradients pass "
-        "the choice as if it were none. It has no prior: for samples, symbols are drawn by their frequency.",
+        "the choice as if it were none. It has no prior: the Interpolate page draws symbols by their frequency.",
         "van den Oord, Vinyals & Kavukcuoglu, arXiv:1711.00937",
         {"latent": "codebook", "objective": "vq", "latent_dim": 16},
     ),
