@@ -105,8 +105,9 @@ def measure_button(opened: OpenModel) -> None:
     if is_read_only():
         return
     left, right = st.columns([0.6, 0.4], vertical_alignment="bottom")
-    n_samples = 0  # a code without spread has no likelihood
+    n_samples, place = 0, left  # a code without spread has no likelihood
     if opened.has_spread:
+        place = right
         n_samples = left.selectbox(
             "Importance samples for −log p(x)",
             list(SAMPLES),
@@ -114,7 +115,7 @@ def measure_button(opened: OpenModel) -> None:
             format_func=SAMPLES.get,
             key="importance samples",
         )
-    if right.button("Measure", type="primary", width="stretch"):
+    if place.button("Measure", type="primary", width="stretch"):
         try:
             evaluations.start_evaluation(name, n_samples)
         except (CheckpointError, ConfigError, RunError) as error:
