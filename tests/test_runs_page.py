@@ -247,7 +247,7 @@ def test_a_public_screen_only_looks(monkeypatch):
     monkeypatch.setenv("LATENTARIUM_MODE", "read-only")
     app = open_runs("small")
     assert not app.button
-    assert len(app.get("page_link")) == 3
+    assert len(app.get("page_link")) == 4
     assert app.get("plotly_chart")
 
 
