@@ -20,6 +20,10 @@ function mix(a, b, share) {
   return Object.fromEntries(Object.keys(a).map((key) => [key, a[key] + share * (b[key] - a[key])]));
 }
 
+function toEdges({ x, y, width, height }) {
+  return { left: x - width / 2, right: x + width / 2, bottom: y - height / 2, top: y + height / 2 };
+}
+
 function toViewExtent({ left, right, bottom, top }) {
   return { x: (left + right) / 2, y: (bottom + top) / 2, width: right - left, height: top - bottom };
 }

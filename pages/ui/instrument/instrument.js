@@ -92,7 +92,8 @@ class Instrument {
 
   /** The extents of the map at each frame; live, they go on from the last. */
   makeExtents() {
-    let extent = (this.data.header.mode === "live" && this.extents?.at(-1)) || FIRST_EXTENT;
+    const first = () => (this.data.header.prior ? FIRST_EXTENT : toEdges(new Plane(this.mapData(0)).extent()));
+    let extent = (this.data.header.mode === "live" && this.extents?.at(-1)) || first();
     return this.data.header.frames.map((_, k) => {
       const plane = new Plane(this.mapData(k));
       return (extent = grownExtent(extent, plane.extent()));
