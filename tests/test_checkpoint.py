@@ -385,7 +385,7 @@ def test_a_shipped_checkpoint_is_what_its_figures_say(name):
 
 def test_what_ships_is_small():
     files = [path for name in SHIPPED_NAMES for path in (SHIPPED_ROOT / name).iterdir()]
-    assert sum(path.stat().st_size for path in files) < 40e6
+    assert sum(path.stat().st_size for path in files) < 25e6
 
 
 # Names
