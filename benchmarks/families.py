@@ -57,13 +57,14 @@ def train_and_measure(name: str, settings: dict[str, Any], n_importance_samples:
     train, held_out = (data.load_targets(config.dataset, split, config.targets) for split in data.SPLITS)
     images, labels = held_out.images, held_out.labels
     train_mu, mu = (encode_images(model, split.images, split.labels)[0] for split in (train, held_out))
+    train_codes, codes = model.decoder_input(train_mu), model.decoder_input(mu)
     is_variational = model.config.latent == "gaussian"
     return {
         "elbo": -held_out_elbo(model, images, labels).loss if is_variational else None,
         "nll": estimate_nll(model, images, n_importance_samples, 0, labels)[0] if is_variational else None,
         "mse": float((reconstructions(model, mu, labels) - data.to_float(images)).square().mean()),
-        "active_units": active_units(mu, has_prior(model_config, config)),
-        "knn_accuracy": knn_accuracy(train_mu, train.labels, mu, labels),
+        "active_units": active_units(codes, has_prior(model_config, config)),
+        "knn_accuracy": knn_accuracy(train_codes, train.labels, codes, labels),
         "seconds": seconds,
     }
 

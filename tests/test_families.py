@@ -12,15 +12,15 @@ from tests.conftest import SMALL_MODEL, SMALL_TRAINING
 from vae import VAE, ModelConfig, TrainConfig, data, runs
 from vae.checkpoint import checkpoint_root, find, load_latents, load_model, read_config, read_history, read_metrics
 from vae.config import LABELS, ConfigError, check_fit, has_prior
-from vae.data import binarize, corrupt, load_targets
+from vae.data import binarize, corrupt, load_targets, to_float
 from vae.evaluate import active_dims, evaluate
 from vae.evaluations import measure
 from vae.families import FAMILIES, family_of
 from vae.film import FilmWriter, read_film
 from vae.networks import Codebook
-from vae.objectives import LARGEST_LOGIT
+from vae.objectives import LARGEST_LOGIT, kl_per_dim
 from vae.prior import fit_mixture, own_prior
-from vae.train import UNKNOWN, Training, fast_arithmetic, held_out_terms
+from vae.train import UNKNOWN, Batch, Training, batch_terms, fast_arithmetic, held_out_terms
 from vae.worker import work
 
 SMALL = {
@@ -78,7 +78,9 @@ def test_a_family_is_measured(family):
     assert (result.label_accuracy is not None) == (model.config.labels == "predicted")
     assert (result.denoising_gain is not None) == (training.corruption != "none")
     assert (result.symbols_in_use is not None) == (model.config.latent == "codebook")
-    assert (result.sigma is not None) == (family in ("vae-gaussian", "sigma-vae"))
+    assert (result.sigma is not None) == (family in ("vae-gaussian", "sigma-vae", "vae-laplace"))
+    assert (result.optimal_sigma is not None) == (family in ("vae-gaussian", "sigma-vae"))
+    assert result.active_units == sum(result.active_dims)
     if result.sigma:
         assert result.optimal_sigma == pytest.approx(result.mse**0.5, rel=1e-4)
     assert 0 < result.mse < 0.2
@@ -282,11 +284,72 @@ def test_no_image_is_alone_where_codes_are_compared(objective):
         ({"labels": "predicted", "beta_schedule": "warmup"}, "semi-supervised-vae"),
         ({"objective": "iwae", "targets": "dynamic"}, "iwae"),
         ({"likelihood": "gaussian", "scale": "learned", "beta_schedule": "warmup"}, "sigma-vae"),
-        ({"beta": 2.0}, "vae"),
+        ({"beta": 2.0}, "beta-vae"),
+        ({"beta": 2.0, "targets": "dynamic"}, "vae-dynamic"),
+        ({"free_bits": 0.1}, "vae-free-bits"),
+        ({"latent": "point", "objective": "reconstruction", "dropout": 0.5}, "ae-dropout"),
+        ({"objective": "sliced_wasserstein", "beta": 10.0}, "mmd-vae"),
     ],
 )
 def test_a_run_keeps_its_family_with_other_settings(settings, family):
     assert family_of(*FAMILIES["vae"].configs({"dataset": "digits", **settings})) == family
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_loss_is_what_its_curve_says(name):
+    """As `instrument.LOSSES` has it: the parts that are shown make up the loss."""
+    model_config, training = FAMILIES[name].configs({**SMALL, "labelled_share": 1.0})
+    model = VAE(model_config)
+    model.init_weights(torch.full((1, 8, 8), 0.3), torch.Generator().manual_seed(0))
+    images = data.load("digits", "held_out")
+    batch = Batch(to_float(images.images[:50]), to_float(images.images[:50]), images.labels[:50])
+    beta, n = 3.0, 50
+    values = batch_terms(model.eval(), batch, training, beta, 0.25, 1000, torch.Generator().manual_seed(1))
+    loss, recon, kl, penalty = (values / n).tolist()
+    objective = training.objective
+    expected = recon + beta * penalty
+    if objective in ("elbo", "iwae", "reconstruction"):
+        weight = {"elbo": beta, "iwae": 1.0, "reconstruction": 0.0}[objective]
+        mu, logvar = model.encode(batch.seen, batch.labels if model_config.labels == "given" else None)
+        floors = kl_per_dim(mu, logvar).mean(0).clamp_min(training.free_bits).sum().item() if weight else 0.0
+        expected = recon + weight * floors
+        assert math.isnan(penalty)
+    if objective == "tcvae":
+        expected = recon + kl + (beta - 1) * penalty
+    if objective == "capacity":  # half of it at a quarter of the training
+        assert penalty == pytest.approx(abs(kl - training.capacity / 2), rel=1e-5)
+    if model_config.labels == "predicted":
+        classes = model.classifier(model.encode(batch.seen)[0])
+        expected += training.label_weight * torch.nn.functional.cross_entropy(classes, batch.labels).item()
+    assert loss == pytest.approx(expected, rel=1e-4)
+    assert math.isnan(kl) == (model_config.latent != "gaussian")
+
+
+@pytest.mark.parametrize("name", ["iwae", "ae", "ae-dropout"])
+def test_a_loss_without_a_weight_shows_none(name):
+    model, training = FAMILIES[name].configs({**SMALL, "epochs": 1, "batch_size": 100})
+    images = data.load("digits", "held_out").images
+    assert {record.beta for record in Training(VAE(model), training, images, images).records()} == {None}
+    with pytest.raises(ConfigError, match="no weight") as error:
+        check_fit(model, replace(training, beta=2.0))
+    assert error.value.field == "beta"
+
+
+@pytest.mark.parametrize("name", ["iwae", "ae", "beta-tcvae"])
+def test_a_schedule_that_would_do_nothing_or_harm_is_refused(name):
+    with pytest.raises(ConfigError, match="choose 'constant'") as error:
+        FAMILIES[name].configs({**SMALL, "beta_schedule": "warmup"})
+    assert error.value.field == "beta_schedule"
+
+
+def test_of_a_codebook_the_symbols_are_measured():
+    model = VAE(FAMILIES["vq-vae"].configs(SMALL)[0])
+    model.init_weights(torch.full((1, 8, 8), 0.3), torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        model.codebook.vectors.fill_(0.5)  # all symbols are one
+    images = data.load("digits", "held_out")
+    result = evaluate(model, FAMILIES["vq-vae"].configs(SMALL)[1], images, images, 0)
+    assert (result.symbols_in_use, result.active_units) == (1, 0)
 
 
 def test_held_out_labels_count_as_much_as_the_known_ones():

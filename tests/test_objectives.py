@@ -16,6 +16,7 @@ from vae.objectives import (
     KERNEL_SCALES,
     MAX_EXACT_JACOBIAN,
     bernoulli_nll,
+    capacity_gap,
     codebook_loss,
     continuous_bernoulli_mean,
     continuous_bernoulli_nll,
@@ -24,7 +25,10 @@ from vae.objectives import (
     gaussian_nll,
     iwae_loss,
     kl_per_dim,
+    l1_penalty,
+    l2_penalty,
     laplace_nll,
+    limit,
     log_importance_weights,
     mmd,
     optimal_sigma,
@@ -188,7 +192,27 @@ def test_the_optimal_sigma_is_where_the_learned_one_comes_to_rest(logits, x):
     assert model.recon_loss(logits, x).sum() < loss
 
 
+def test_what_is_beyond_a_limit_can_come_back():
+    x = torch.tensor([-3.0, -3.0, 0.5, 3.0, 3.0], requires_grad=True)
+    out = limit(x, -1, 1)
+    assert out.tolist() == [-1, -1, 0.5, 1, 1]
+    out.backward(torch.tensor([1.0, -1.0, 1.0, 1.0, -1.0]))  # a step goes against it
+    assert x.grad.tolist() == [0, -1, 1, 1, 0]
+
+
 # Other divergences
+
+
+def test_the_capacity_is_of_the_mean_kl():
+    kl = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    assert capacity_gap(kl, 7.0) == 2
+    assert capacity_gap(kl, 4.0) == 1
+
+
+def test_l1_and_l2_are_sums_over_the_code():
+    code = torch.tensor([[1.0, -2.0], [0.0, 3.0]])
+    assert l1_penalty(code).tolist() == [3, 3]
+    assert l2_penalty(code).tolist() == [5, 9]
 
 
 def test_total_correlation_is_chens():

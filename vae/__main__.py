@@ -17,7 +17,7 @@ from vae.checkpoint import CheckpointError
 from vae.config import CHOICES, ConfigError, ModelConfig, TrainConfig, check_integer
 from vae.data import DataError
 from vae.embeddings import work_embedding
-from vae.evaluations import MAX_IMPORTANCE_SAMPLES, measure, work_evaluation
+from vae.evaluations import MAX_IMPORTANCE_SAMPLES, keep_figures, measure, work_evaluation
 from vae.families import FAMILIES
 from vae.latent import EMBEDDINGS
 from vae.processes import RunError, keep_freed_memory, print_to, stand_by
@@ -27,10 +27,26 @@ from vae.worker import rehearse, work
 TRAIN_HELP = {  # of those options that their names do not explain
     "channels": "conv only, image to code, as 16,32 (its default)",
     "widths": "of the dense layers; 512,256 if mlp, 256 if conv",
-    "sigma": "gaussian only",
+    "activation": "after each layer but the last",
+    "sigma": "gaussian and laplace only; a learned one starts there",
+    "scale": "gaussian and laplace only: of sigma",
+    "latent": "what a code is: q(z|x), a point, or symbols of a codebook",
+    "code_activation": "point only",
+    "n_symbols": "codebook only",
+    "symbol_dim": "codebook only: latent dimensions of a symbol",
+    "labels": "given to the model, or predicted by it",
+    "dropout": "share of the units of hidden dense layers",
+    "objective": "what the loss has beside the reconstruction; must suit --latent",
+    "capacity": "capacity only: nats of KL in the end",
+    "rho": "sparse only: mean activation",
+    "corruption": "of what the encoder sees",
+    "corruption_level": "standard deviation, or share of the pixels",
+    "left_out_class": "not trained on; -1: none",
+    "labelled_share": "labels predicted only: of the training images",
+    "label_weight": "labels predicted only: of their cross-entropy",
     "targets": "grey values, or pixels drawn from them: once, or anew at each visit",
     "n_samples": "iwae only: z for each image",
-    "beta": "weight of the KL",
+    "beta": "weight of the KL, or of what the objective has in its place",
     "warmup_epochs": "beta rises over them",
     "n_cycles": "of a cyclical beta",
     "free_bits": "nats for each dimension",
@@ -182,13 +198,14 @@ def run_evaluate(args: argparse.Namespace) -> None:
             bar.update(done - bar.n)
 
         figures = measure(args.name, args.importance_samples, args.seed, show)
+    keep_figures(args.name, figures)
     figures.pop("weights")
     if args.json:
         print(json.dumps(figures))
         return
     for key, value in figures.items():
         if isinstance(value, list):
-            value = " ".join(f"{number:.4f}" for number in value)
+            value = " ".join(f"{item:.4f}" if isinstance(item, float) else str(item).lower() for item in value)
         if value is not None:  # what this model or its data has not
             print(f"{key:22s} {value:.4f}" if isinstance(value, float) else f"{key:22s} {value}")
 

@@ -23,6 +23,8 @@ OBJECTIVES = {  # by kind of code
     "codebook": ("vq",),
 }
 WITHOUT_BETA = ("iwae", "reconstruction")  # objectives whose loss has no weight
+# Those whose weight can't begin at 0: the total correlation would be rewarded while beta is below 1.
+WITHOUT_SCHEDULE = (*WITHOUT_BETA, "tcvae")
 TARGETS = ("grey", "static", "dynamic")
 CORRUPTIONS = ("none", "gaussian", "masking", "salt_and_pepper")
 SCHEDULES = ("cosine", "linear", "constant")
@@ -122,6 +124,8 @@ class ModelConfig:
         check_choice("labels", self.labels, LABELS)
         check_number("dropout", self.dropout, 0, 0.95, low_allowed=True)
         self._check_kinds()
+        if self.dropout and not self.widths:
+            raise ConfigError("dropout", f"{self.dropout:g} was given; there are no hidden dense layers for it: use 0")
         if self.network == "mlp" and self.channels:
             raise ConfigError("channels", "an MLP has none; leave it empty, or choose the network 'conv'")
         if self.network == "conv":
@@ -243,7 +247,9 @@ def check_fit(model: ModelConfig, training: TrainConfig) -> None:
         )
     if training.free_bits and training.objective != "elbo":
         raise ConfigError("free_bits", f"{training.objective!r} has none; use 0, or the objective 'elbo'")
-    if training.objective == "iwae" and training.beta != 1:
-        raise ConfigError("beta", f"{training.beta:g} was given; the importance-weighted bound has no weight: use 1")
+    if training.objective in WITHOUT_BETA and training.beta != 1:
+        raise ConfigError("beta", f"{training.beta:g} was given; {training.objective!r} has no weight: use 1")
+    if training.objective in WITHOUT_SCHEDULE and training.beta_schedule != "constant":
+        raise ConfigError("beta_schedule", f"{training.objective!r} has none; choose 'constant'")
     if training.targets != "grey" and model.likelihood == "continuous_bernoulli":
         raise ConfigError("likelihood", "'continuous_bernoulli' is for grey targets; choose 'bernoulli' for binarized")

@@ -24,7 +24,8 @@ from vae.train import evaluating, held_out_elbo
 
 ACTIVE_UNIT_VARIANCE = 0.01  # Burda et al., arXiv:1509.00519, section 5
 N_NEIGHBOURS = 5
-N_PROBED = 10_000  # training images at most behind the probe, and held-out ones behind the silhouette
+N_PROBED = 10_000  # training images at most behind the probe
+N_SILHOUETTE = 2500  # held-out images at most behind the silhouette
 N_MARGINAL = 1000  # images whose z stand for the aggregate posterior
 N_COMPARED = 5000  # samples at most behind the Fréchet distance
 N_COMPONENTS = 50  # principal components that it is measured in
@@ -44,16 +45,17 @@ class Evaluation:
     nll: float | None  # -log p(x), estimated by importance sampling; None if not asked for
     nll_stderr: float | None  # standard error of nll over the images
     n_importance_samples: int
-    active_units: int  # latent dimensions in use, see `active_dims`
+    active_units: int  # latent dimensions in use
+    active_dims: list[bool]  # which, see `active_dims`
     kl_per_dim: list[float] | None
     mutual_information: float | None  # of image and z under q; at most log n_images
     marginal_kl: float | None  # KL(q(z) || p(z)), q(z) the mean of all posteriors: kl - mutual_information
     mse: float  # of decode(mu), mean over pixels in [0, 1]
     ssim: float  # of decode(mu), -1 to 1; 1 is the same picture
-    sigma: float | None  # of a Gaussian likelihood, fixed or learned, in pixel units
-    optimal_sigma: float | None  # under which the images would be likeliest, given decode(mu)
-    knn_accuracy: float  # share of images whose 5 nearest training codes (mu) vote for their class
-    probe_accuracy: float  # of a logistic regression from mu to the class
+    sigma: float | None  # of a Gaussian or Laplace likelihood, fixed or learned, in pixel units
+    optimal_sigma: float | None  # Gaussian: under which the images would be likeliest, given decode(mu)
+    knn_accuracy: float  # share of images whose 5 nearest training codes (mu, or its symbols) vote for their class
+    probe_accuracy: float  # of a logistic regression from the code to the class
     silhouette: float  # of the classes in the code, -1 to 1
     sample_distance: float  # of samples from held-out images, see `frechet_distance`; 0 is best
     label_accuracy: float | None  # of the model's own classifier
@@ -172,12 +174,12 @@ def probe_accuracy(train_mu: Tensor, train_labels: Tensor, mu: Tensor, labels: T
 
 
 def silhouette(mu: Tensor, labels: Tensor) -> float:
-    """How much nearer codes lie to their own class than to the next, mean over N_PROBED / 4 of them, -1 to 1.
+    """How much nearer codes lie to their own class than to the next, mean over N_SILHOUETTE of them, -1 to 1.
 
     Source: Rousseeuw 1987."""
     from sklearn.metrics import silhouette_score
 
-    some = slice(N_PROBED // 4)
+    some = slice(N_SILHOUETTE)
     return float(silhouette_score(mu[some].numpy(), labels[some].numpy()))
 
 
@@ -263,8 +265,10 @@ def frechet_distance(samples: Tensor, images: Tensor) -> float:
     axes = directions[:N_COMPONENTS].T
     a, b = (a - centre) @ axes, (b - centre) @ axes
     cov_a, cov_b = torch.cov(a.T), torch.cov(b.T)
-    # The trace of (cov_a cov_b)^(1/2), whose eigenvalues are those of a positive matrix.
-    roots = torch.linalg.eigvals(cov_a @ cov_b).real.clamp_min(0).sqrt().sum()
+    # The trace of (cov_a cov_b)^(1/2). Along its own axes cov_b is diagonal, so its root r is, and the eigenvalues of
+    # r cov_a r are the same; but that is symmetric, and can be solved even where pictures are all alike.
+    root_b = cov_b.diagonal().clamp_min(0).sqrt()
+    roots = torch.linalg.eigvalsh(root_b[:, None] * cov_a * root_b).clamp_min(0).sqrt().sum()
     return float((a.mean(0) - b.mean(0)).square().sum() + cov_a.trace() + cov_b.trace() - 2 * roots)
 
 
@@ -319,6 +323,7 @@ def evaluate(
     with evaluating(model):
         mu, logvar = encode_images(model, held_out.images, held_out.labels)
         train_mu, train_logvar = encode_images(model, train.images, train.labels)
+        codes, train_codes = (model.decoder_input(each) for each in (mu, train_mu))
         terms = held_out_elbo(model, held_out.images, held_out.labels, seed)
         x, recon = to_float(held_out.images), reconstructions(model, mu, held_out.labels)
         nll = stderr = None
@@ -334,7 +339,8 @@ def evaluate(
         factors = _factors(config)
         if mu.shape[1] == 1:
             factors = None  # one dimension can't tell factors apart
-        disentangled = dci(train_mu, factors[0], mu, factors[1]) if factors else (None, None, None)
+        disentangled = dci(train_codes, factors[0], codes, factors[1]) if factors else (None, None, None)
+        in_use = active_dims(codes, has_prior(model.config, config)).tolist()
     return Evaluation(
         n_images=len(x),
         elbo=-terms.loss if is_variational else None,
@@ -344,17 +350,18 @@ def evaluate(
         nll=nll,
         nll_stderr=stderr,
         n_importance_samples=n_importance_samples if is_variational else 0,
-        active_units=active_units(mu, has_prior(model.config, config)),
+        active_units=sum(in_use),
+        active_dims=in_use,
         kl_per_dim=None if kls is None else kls.tolist(),
         mutual_information=known,
         marginal_kl=None if kls is None or known is None else float(kls.sum()) - known,
         mse=float((recon - x).square().mean()),
         ssim=ssim(recon, x),
         sigma=_sigma(model),
-        optimal_sigma=optimal_sigma(recon, x) if _sigma(model) else None,
-        knn_accuracy=knn_accuracy(train_mu, train.labels, mu, held_out.labels),
-        probe_accuracy=probe_accuracy(train_mu, train.labels, mu, held_out.labels),
-        silhouette=silhouette(mu, held_out.labels),
+        optimal_sigma=optimal_sigma(recon, x) if _sigma(model) and model.config.likelihood == "gaussian" else None,
+        knn_accuracy=knn_accuracy(train_codes, train.labels, codes, held_out.labels),
+        probe_accuracy=probe_accuracy(train_codes, train.labels, codes, held_out.labels),
+        silhouette=silhouette(codes, held_out.labels),
         sample_distance=frechet_distance(samples, x),
         label_accuracy=_label_accuracy(model, mu, held_out.labels),
         denoising_gain=None
@@ -362,7 +369,7 @@ def evaluate(
         else denoising_gain(model, held_out.images, config, held_out.labels),
         anomaly_auc=_anomaly_auc(model, config, held_out),
         symbols_in_use=len(model.codebook.symbols(mu).unique()) if model.config.latent == "codebook" else None,
-        mig=mutual_information_gap(mu, factors[1]) if factors else None,
+        mig=mutual_information_gap(codes, factors[1]) if factors else None,
         disentanglement=disentangled[0],
         completeness=disentangled[1],
         informativeness=disentangled[2],
@@ -379,7 +386,7 @@ def _factors(config: TrainConfig) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def _sigma(model: VAE) -> float | None:
-    if model.config.likelihood != "gaussian" or model.config.scale == "per_pixel":
+    if not model.config.has_scale or model.config.scale == "per_pixel":
         return None
     return model.learned_sigma.item() if model.config.scale == "learned" else model.config.sigma
 

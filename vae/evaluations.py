@@ -95,8 +95,7 @@ def work_evaluation(name: str) -> None:
             write_json(folder / STATE_FILE, _state("running", "", done, total, n_samples))
 
         report(0, 1)
-        figures = measure(name, n_samples, progress=report)
-        write_json(folder / FIGURES_FILE, figures)
+        keep_figures(name, measure(name, n_samples, progress=report))
         (folder / STATE_FILE).unlink(missing_ok=True)
 
 
@@ -114,6 +113,15 @@ def measure(
         train = data.without_class(train, training.left_out_class)
     result = evaluate(model, training, train, held_out, n_importance_samples, seed, progress)
     return {"name": name, "dataset": training.dataset, **asdict(result), "weights": _digest(folder)}
+
+
+def keep_figures(name: str, figures: dict[str, Any]) -> None:
+    """Writes what `measure` gave into the checkpoint's folder, for the Evaluate page. Raises RunError if it can't."""
+    folder = find(name)
+    try:
+        write_json(folder / FIGURES_FILE, figures)
+    except OSError as error:
+        raise RunError(unwritable(folder, error)) from error
 
 
 def read_figures(name: str) -> dict[str, Any] | None:

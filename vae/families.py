@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from vae.config import ModelConfig, TrainConfig, check_fit
+from vae.config import DISTANCES, ModelConfig, TrainConfig, check_fit
 from vae.data import dataset_info
 
 
@@ -42,7 +42,7 @@ def _of(config: type, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def family_of(model: ModelConfig, training: TrainConfig) -> str:
     """The name of the family that these settings are of: the kind of code first, then the labels, then the objective;
-    then that of which most settings are these."""
+    then that of which most settings are these. What a family is named after may have another value, as β."""
     chosen = {**{f.name: getattr(model, f.name) for f in fields(model)},
               **{f.name: getattr(training, f.name) for f in fields(training)}}  # fmt: skip
     defaults = {f.name: f.default for config in (ModelConfig, TrainConfig) for f in fields(config)}
@@ -50,19 +50,25 @@ def family_of(model: ModelConfig, training: TrainConfig) -> str:
     def likeness(family: Family) -> tuple[int, ...]:
         settings = {**{name: defaults[name] for name in DECISIVE}, **family.settings}
         same = [name for name in DECISIVE if settings[name] == chosen[name]]
-        # Choices that the family is named after, as the likelihood of `vae-laplace`; any corruption is one.
-        others = [name for name, value in family.settings.items() if isinstance(value, str) and name not in DECISIVE]
+        is_same_kind = (settings["objective"] in DISTANCES) == (chosen["objective"] in DISTANCES)
+        # Choices that the family is named after, as the likelihood of `vae-laplace`; of some any value but the default.
+        others = [
+            name
+            for name, value in family.settings.items()
+            if name in OF_ANY_VALUE or (isinstance(value, str) and name not in DECISIVE)
+        ]
         n_strange = sum(
-            chosen[name] == defaults[name] if name == "corruption" else chosen[name] != settings[name]
+            chosen[name] == defaults[name] if name in OF_ANY_VALUE else chosen[name] != settings[name]
             for name in others
         )
         n_equal = sum(chosen[name] == value for name, value in family.settings.items())
-        return (*(name in same for name in DECISIVE), -n_strange, len(others), n_equal)
+        return (*(name in same for name in DECISIVE), is_same_kind, -n_strange, len(others), n_equal)
 
     return max(FAMILIES, key=lambda name: likeness(FAMILIES[name]))
 
 
 DECISIVE = ("latent", "labels", "objective")
+OF_ANY_VALUE = ("corruption", "beta", "free_bits", "dropout")
 
 FAMILIES: dict[str, Family] = {
     "vae": Family(
@@ -91,7 +97,8 @@ FAMILIES: dict[str, Family] = {
         "VAE with a continuous Bernoulli likelihood",
         "Grey values are not black or white: the Bernoulli likelihood, used for them as usual, is no density. This one "
         "is, over the numbers from 0 to 1. Its loss is a density's, so it may be negative; logits beyond ±9.2 count as "
-        "that, else pixels that are exactly black would count for everything.",
+        "that, else pixels that are exactly black would count for everything. Its mean at that limit is 0.11, so no "
+        "pixel of its pictures is darker.",
         "Loaiza-Ganem & Cunningham, arXiv:1907.06845",
         {"likelihood": "continuous_bernoulli"},
     ),

@@ -43,6 +43,7 @@ class Captions:
     n_example_rows: int = 1  # 2: the images, and the same corrupted
     samples: str = "samples from the prior"
     bars: str = "KL of each dimension, up to {most:.2g} nats"
+    least_extent: float = MIN_EXTENT  # of the map: the prior's place, where there is one
 
 
 def captions_of(model: ModelConfig, training: TrainConfig) -> Captions:
@@ -51,7 +52,7 @@ def captions_of(model: ModelConfig, training: TrainConfig) -> Captions:
     if training.corruption != "none":
         parts |= {"examples": "held-out images, corrupted, and what is made of those", "n_example_rows": 2}
     if not has_prior(model, training):
-        parts["samples"] = "samples from a Gaussian like the codes"
+        parts |= {"samples": "samples from a Gaussian like the codes", "least_extent": 0.0}
     if model.latent != "gaussian":
         parts["bars"] = "variance of each code dimension, up to {most:.2g}"
     return Captions(**parts)
@@ -83,10 +84,10 @@ def film_gif(
     return buffer.getvalue()
 
 
-def half_extent(frames: Sequence[Frame]) -> float:
-    """Of the square around 0 that holds SHARE_IN_VIEW of all frames' points, in latent units; at least MIN_EXTENT."""
+def half_extent(frames: Sequence[Frame], least: float = MIN_EXTENT) -> float:
+    """Of the square around 0 that holds SHARE_IN_VIEW of all frames' points, in latent units; at least `least`."""
     reach = torch.cat([frame.points.abs().amax(1) for frame in frames]).numpy()
-    return max(MIN_EXTENT, float(np.quantile(reach, SHARE_IN_VIEW)))
+    return max(least, float(np.quantile(reach, SHARE_IN_VIEW)), 1e-6)
 
 
 def map_pixels(points: Tensor, extent: float) -> np.ndarray:
@@ -121,7 +122,7 @@ class _Studio:
             shown = [*filter(None, [examples]), *sheets[:: math.ceil(len(sheets) / 8)]]
             self.picture_colours = _montage(shown).quantize(N_PICTURE_COLOURS)
             self.palette += self.picture_colours.getpalette() or []
-        self.extent = half_extent(film.frames)
+        self.extent = half_extent(film.frames, self.captions.least_extent)
         kl = torch.cat([frame.kl_per_dim for frame in film.frames])
         self.full_bar = max(0.1, float(kl[kl.isfinite()].max()))  # nats
 

@@ -16,6 +16,7 @@ from vae.objectives import (
     continuous_bernoulli_nll,
     gaussian_nll,
     laplace_nll,
+    limit,
 )
 
 
@@ -82,7 +83,7 @@ class VAE(
     @property
     def learned_sigma(self) -> Tensor:
         """The likelihood's one scale, (), in pixel units, of a model that learns it."""
-        return self.log_sigma.clamp_min(LEAST_LOG_SCALE).exp()
+        return limit(self.log_sigma, LEAST_LOG_SCALE, -LEAST_LOG_SCALE).exp()
 
     def encode(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """x: (B, C, H, W) in [0, 1], y: (B,) classes where labels are given -> mu and logvar of q(z|x), (B, D) each."""
@@ -105,6 +106,11 @@ class VAE(
             return mu
         eps = torch.randn(mu.shape, generator=generator, device=mu.device, dtype=mu.dtype)
         return mu + torch.exp(0.5 * logvar) * eps
+
+    @torch.no_grad()
+    def decoder_input(self, z: Tensor) -> Tensor:
+        """z (B, D) -> what of it reaches the decoder: the nearest symbols where there is a codebook, else z itself."""
+        return self.codebook.lookup(self.codebook.symbols(z)) if self.config.latent == "codebook" else z
 
     def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """z: (B, D), y: (B,) classes where labels are given -> the likelihood's parameters: logits (B, C, H, W), and
@@ -132,12 +138,12 @@ class VAE(
         if config.likelihood == "bernoulli":
             return bernoulli_nll(logits, x.expand_as(logits))
         if config.likelihood == "continuous_bernoulli":
-            return continuous_bernoulli_nll(logits.clamp(-LARGEST_LOGIT, LARGEST_LOGIT), x.expand_as(logits))
+            return continuous_bernoulli_nll(limit(logits, -LARGEST_LOGIT, LARGEST_LOGIT), x.expand_as(logits))
         sigma: float | Tensor = config.sigma
         if config.scale == "learned":
             sigma = self.learned_sigma
         elif config.scale == "per_pixel":
-            sigma = logits[..., config.image_shape[0] :, :, :].clamp(LEAST_LOG_SCALE, -LEAST_LOG_SCALE).exp()
+            sigma = limit(logits[..., config.image_shape[0] :, :, :], LEAST_LOG_SCALE, -LEAST_LOG_SCALE).exp()
         recon = self.mean_image(logits)
         nll = gaussian_nll if config.likelihood == "gaussian" else laplace_nll
         return nll(recon, x.expand_as(recon), sigma)

@@ -54,6 +54,28 @@ def bernoulli_nll(logits: Tensor, x: Tensor) -> Tensor:
     return _BernoulliNLL.apply(logits, x)
 
 
+class _Limit(torch.autograd.Function):
+    """clamp, but where x is beyond a limit, a gradient that would bring it back passes."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, low: float, high: float) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.limits = low, high
+        return x.clamp(low, high)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (x,), (low, high) = ctx.saved_tensors, ctx.limits
+        leads_out = ((x < low) & (grad > 0)) | ((x > high) & (grad < 0))  # a step goes against the gradient
+        return grad.masked_fill(leads_out, 0), None, None
+
+
+def limit(x: Tensor, low: float, high: float) -> Tensor:
+    """x between two limits. Its gradient is 0 beyond them only where a step along it would lead further out, so that
+    what was pushed over a limit can come back; under `clamp` it would stay for ever."""
+    return _Limit.apply(x, low, high)
+
+
 # The greatest |logit| of a continuous Bernoulli in a model (its authors' code keeps probabilities from 1e-4): without a
 # limit, the density of pixels that are exactly 0 or 1 would grow for ever, and the loss would count little else.
 LARGEST_LOGIT = math.log(0.9999 / 0.0001)
@@ -159,7 +181,25 @@ def total_correlation(z: Tensor, mu: Tensor, logvar: Tensor, n_images: int) -> T
     return (joint - product).mean()
 
 
+def capacity_gap(kl: Tensor, capacity: float) -> Tensor:
+    """|KL - capacity|, in nats, (): the distance of the mean KL of a batch from what is aimed at.
+
+    kl: (B, D), of `kl_per_dim`; capacity: nats. Source: Burgess et al., arXiv:1804.03599, equation 8.
+    """
+    return (kl.sum(1).mean() - capacity).abs()
+
+
 # Penalties of codes that are points
+
+
+def l1_penalty(code: Tensor) -> Tensor:
+    """The sum of absolute values of each code, (B,). code: (B, D). Source: Olshausen & Field 1996."""
+    return code.abs().sum(1)
+
+
+def l2_penalty(code: Tensor) -> Tensor:
+    """The sum of squares of each code, (B,). code: (B, D). Source: Ghosh et al., arXiv:1903.12436, equation 8."""
+    return code.square().sum(1)
 
 
 def sparsity_kl(code: Tensor, rho: float) -> Tensor:

@@ -16,16 +16,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vae.config import DISTANCES, ConfigError, ModelConfig, TrainConfig, check_fit
+from vae.config import DISTANCES, WITHOUT_BETA, ConfigError, ModelConfig, TrainConfig, check_fit
 from vae.data import binarize, corrupt, to_float
 from vae.model import VAE
 from vae.objectives import (
+    capacity_gap,
     codebook_loss,
     contractive_penalty,
     energy_distance,
     free_bits_kl,
     iwae_loss,
     kl_per_dim,
+    l1_penalty,
+    l2_penalty,
     mmd,
     sliced_wasserstein,
     sparsity_kl,
@@ -64,7 +67,7 @@ class Record:
     images_per_second: float  # since the last record
     train: Terms | None  # None before the first step
     held_out: Terms | None  # over the first N_LIVE_HELD_OUT held-out images; None between epochs
-    beta: float | None = None  # weight of the KL in the last step; None in a history older than this field
+    beta: float | None = None  # weight of the KL, or of what is in its place, in the last step; None if it has none
     learning_rate: float | None = None  # Adam's in the last step
 
 
@@ -120,10 +123,10 @@ def fast_arithmetic(model: VAE | None = None) -> Iterator[None]:
     """Inside, float32 products use the processor's fastest units (bfloat16 in them, where it has those), and numbers
     below 1e-38 count as 0: Adam's moments decay into them, and a processor handles such numbers many times slower.
     The features of a convolutional `model` are bfloat16 too on such a processor, which halves the time of a step; of
-    dense layers they are not, where it would gain nothing. Weights, divergences and losses stay float32.
+    dense layers they are not, where it would gain nothing. Weights, elementwise terms and sums stay float32.
 
-    Held-out ELBO moves by less than the seed moves it (benchmarks/training_speed.py measures both); what is reported
-    is computed outside, in full float32.
+    Held-out ELBO moves by less than the seed moves it (benchmarks/training_speed.py measures both); the figures of a
+    checkpoint are computed outside, in full float32.
     """
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
@@ -207,7 +210,7 @@ def batch_terms(
             loss = recon + kl + (beta - 1) * penalty
         else:
             if config.objective == "capacity":
-                penalty = (kl - n * min(1.0, 2 * progress) * config.capacity).abs()
+                penalty = n * capacity_gap(kl_of_dims, min(1.0, 2 * progress) * config.capacity)
             elif contraction is not None:
                 penalty = contraction
             elif config.objective in DISTANCES:
@@ -229,7 +232,7 @@ def code_penalty(model: VAE, code: Tensor, config: TrainConfig) -> Tensor:
         return len(code) * sparsity_kl(code, config.rho)
     if config.objective == "vq":
         return codebook_loss(code, model.codebook.lookup(model.codebook.symbols(code))).sum()
-    return code.abs().sum() if config.objective == "l1" else code.square().sum()
+    return (l1_penalty if config.objective == "l1" else l2_penalty)(code).sum()
 
 
 def prior_distance(z: Tensor, distance: str, generator: torch.Generator) -> Tensor:
@@ -485,7 +488,7 @@ class Training:
         left = seconds / self.step * (self.n_steps - self.step) if self.step else 0.0
         return Record(
             self.step, self.n_steps, self.epoch, seconds, left, speed, train_terms, held_out,
-            self.last_beta, self.last_learning_rate,
+            None if self.config.objective in WITHOUT_BETA else self.last_beta, self.last_learning_rate,
         )  # fmt: skip
 
     # State

@@ -149,6 +149,7 @@ class _DownloadProgress:
 
 def rehearse() -> None:
     """Trains a few steps for nothing, so that all that torch and scikit-learn load on first use is there in time."""
+    n_threads = torch.get_num_threads()
     with tempfile.TemporaryDirectory() as folder:
         images = data.load("digits", "held_out")
         config = TrainConfig("digits", epochs=1, threads=1, device="cpu")
@@ -158,6 +159,8 @@ def rehearse() -> None:
         for record in training.records():
             diary.keep(record)
             diary.film.offer(forced=True)
+    torch.set_num_threads(n_threads)  # what follows may be no training
+    torch.set_flush_denormal(False)
 
 
 # Taking up again
@@ -368,7 +371,7 @@ class _Results:
             )
         metrics = Metrics(
             len(mu), None if terms.kl is None else -terms.loss, terms.recon_loss, terms.kl, self.training.epoch,
-            self.training.seconds, active_units(mu, has_prior(model.config, self.config)),
+            self.training.seconds, active_units(stored.decoder_input(mu), has_prior(model.config, self.config)),
         )  # fmt: skip
         values = {"recon_loss": image_recon_loss(stored, images, mu, labels)}
         values |= data.known_factors(self.config.dataset, "held_out")

@@ -10,7 +10,9 @@ from pages.ui.charts import overlay
 from pages.ui.instrument import LOSSES
 from pages.ui.latent_map import CLASS_COLOURS
 from pages.ui.runs_table import kl_terms, likelihood_title
+from vae import TrainConfig
 from vae.checkpoint import CheckpointError, find, read_history
+from vae.config import WITHOUT_BETA
 from vae.processes import ACTIVE_STATES
 from vae.runs import Run
 from vae.train import N_LIVE_HELD_OUT, Record
@@ -62,24 +64,31 @@ def _has(records: list[Record], term: str) -> bool:
 
 def _caveat(chosen: list[Run], term: str) -> str:
     """What keeps the curves from being compared; empty if nothing does."""
-    images = {run.summary.training.dataset for run in chosen}
-    likelihoods = {(likelihood_title(run.summary.model), run.summary.training.targets) for run in chosen}
+    trainings = [(run.summary.model, run.summary.training) for run in chosen]
+    counted = {(t.dataset, t.targets, likelihood_title(m), m.labels == "given", _corruption(t)) for m, t in trainings}
     if term == "penalty":
         kinds = {name: LOSSES[objective][1] for name, objective in _objectives(chosen).items()}
         if len(set(kinds.values())) > 1:
             return f"These are not the same thing: {'; '.join(f'{name}: {kind}' for name, kind in kinds.items())}."
         return f"This is {next(iter(kinds.values()), 'nothing')}."
-    if term != "kl" and (len(images) > 1 or len(likelihoods) > 1):
-        return "These runs differ in their images or likelihood: their nats count different things."
+    if term != "kl" and len(counted) > 1:
+        return (
+            "These runs differ in their images, in what they are told of them, or in their likelihood: their nats "
+            "count different things."
+        )
     objectives = set(_objectives(chosen).values())
-    if term == "recon_loss" and "iwae" in objectives and len(objectives) > 1:
+    if term == "recon_loss" and "iwae" in objectives:
         return "Of a run with the importance-weighted bound, this is −bound − KL; its reconstruction is in the table."
     if term == "loss" and len(objectives) > 1:
         return "These runs differ in their objective, so their losses can't be compared; see their parts."
-    betas = {(run.summary.training.beta, kl_terms(run.summary.training)) for run in chosen}
-    if term == "loss" and len(betas) > 1:
-        return "These runs weigh the KL differently, so their losses can't be compared; reconstruction and KL can."
+    weights = {(t.objective in WITHOUT_BETA or t.beta, kl_terms(t)) for _, t in trainings}
+    if term == "loss" and len(weights) > 1:
+        return "These runs differ in β or in what else their loss counts, so their losses can't be compared."
     return ""
+
+
+def _corruption(training: TrainConfig) -> tuple[str, float]:
+    return training.corruption, training.corruption_level * (training.corruption != "none")
 
 
 def _objectives(chosen: list[Run]) -> dict[str, str]:

@@ -14,6 +14,7 @@ from pages.ui.visitor import is_read_only
 from vae import evaluations
 from vae.checkpoint import CheckpointError
 from vae.config import ConfigError
+from vae.evaluate import N_COMPARED, N_MARGINAL, N_PROBED, N_SILHOUETTE
 from vae.runs import RunError
 
 SAMPLES = {0: "none", 100: "100: seconds", 1000: "1,000", 5000: "5,000, as in papers: minutes"}
@@ -27,7 +28,8 @@ GROUPS: dict[str, dict[str, tuple[str, str, str]]] = {
             "−log p(x)",
             "{:.2f}",
             "By importance sampling with z ~ q(z|x) (Burda et al., arXiv:1509.00519, equation 8): too high on average, "
-            "less so with more samples.",
+            "less so with more samples. ± is the standard error over the images. Papers report it for binarized "
+            "images; grey values that count as probabilities have no density.",
         ),
         "bits_per_dim": ("Bits per pixel", "{:.4f}", 
             "−ELBO in bits, divided by the numbers of an image. A code's length for binarized images alone; of a "
@@ -44,8 +46,8 @@ GROUPS: dict[str, dict[str, tuple[str, str, str]]] = {
         "mutual_information": (
             "Mutual information, nats",
             "{:.2f}",
-            "Of image and z under q: the part of the KL that tells images apart (Hoffman & Johnson 2016). At most "
-            "log of the number of images.",
+            "Of image and z under q: the part of the KL that tells images apart (Hoffman & Johnson 2016), from one z "
+            f"of each of {N_MARGINAL:,} images at most. At most log of the number of images.",
         ),
         "marginal_kl": (
             "Marginal KL, nats",
@@ -53,11 +55,28 @@ GROUPS: dict[str, dict[str, tuple[str, str, str]]] = {
             "KL(q(z) ‖ p(z)), where q(z) is the mean of all posteriors: the rest of the KL, so at least the KL less "
             "the log of the number of images. 0 if the codes of all images together are distributed as the prior.",
         ),
-        "knn_accuracy": ("5-NN accuracy", "{:.1%}", "Classes told by the five nearest training codes."),
-        "probe_accuracy": ("Linear probe", "{:.1%}", "Classes told by a logistic regression on the code."),
-        "silhouette": ("Silhouette", "{:.3f}", "How much nearer a code lies to its class than to the next, −1 to 1."),
-        "symbols_in_use": ("Symbols in use", "{}", "Of the codebook, over all held-out images."),
-        "mig": ("MIG", "{:.3f}", "Mutual information gap: whether each factor is in one dimension (Chen et al. 2018)."),
+        "knn_accuracy": (
+            "5-NN accuracy",
+            "{:.1%}",
+            "Classes told by the five nearest codes of the images trained on (of a codebook: its symbols).",
+        ),
+        "probe_accuracy": (
+            "Linear probe",
+            "{:.1%}",
+            f"Classes told by a logistic regression from the code, fitted to {N_PROBED:,} images trained on at most.",
+        ),
+        "silhouette": (
+            "Silhouette",
+            "{:.3f}",
+            f"How much nearer a code lies to its class than to the next, −1 to 1; of {N_SILHOUETTE:,} images at most.",
+        ),
+        "symbols_in_use": ("Symbols in use", "{}", "Of the codebook, by any held-out image."),
+        "mig": (
+            "MIG",
+            "{:.3f}",
+            "Mutual information gap: whether each factor is in one dimension (Chen et al. 2018; of mu in 20 bins, "
+            "where they draw from q(z|x)).",
+        ),
         "disentanglement": ("Disentanglement", "{:.3f}", "DCI: whether each dimension tells one factor alone."),
         "completeness": ("Completeness", "{:.3f}", "DCI: whether each factor is told by one dimension alone."),
         "informativeness": ("Informativeness", "{:.3f}", "DCI: how well a random forest tells the factors."),
@@ -75,8 +94,10 @@ GROUPS: dict[str, dict[str, tuple[str, str, str]]] = {
         "sample_distance": (
             "Fréchet distance",
             "{:.3f}",
-            "Of samples from held-out images, as Gaussians in 50 principal components of the pixels. No network is "
-            "needed; but it sees pixels, not what they mean, and does not catch a model that repeats its images.",
+            f"Of at most {N_COMPARED:,} samples from as many held-out images, as Gaussians in 50 principal components "
+            "of the pixels. No network is needed; but it sees pixels, not what they mean, and does not catch a model "
+            "that repeats its images. A model without a prior is drawn from a mixture that is fitted to its codes, one "
+            "with a codebook by how often each symbol occurs.",
         ),
         "label_accuracy": ("Accuracy of its classifier", "{:.1%}", "Of the classifier that was trained on the code."),
         "denoising_gain": (
@@ -149,31 +170,40 @@ def show_figures(opened: OpenModel) -> None:
                 column.metric(
                     label,
                     form.format(figures[name]).replace("-", "−"),
-                    _spread(name, figures),
+                    _below(name, figures, opened),
                     "off",
                     help=meaning,
                     delta_arrow="off",
                 )
         if title.startswith("What the code") and figures.get("kl_per_dim"):
-            _show_kl(figures["kl_per_dim"])
+            _show_kl(figures["kl_per_dim"], figures.get("active_dims"))
     missing = "" if opened.has_spread else " A code without spread has no KL, no ELBO and no −log p(x)."
-    st.caption(f"Over {figures['n_images']:,} held-out images.{missing}")
+    label = opened.training.left_out_class
+    left_out = f" Class {opened.class_names[label]}, left out of training, is among them." if label >= 0 else ""
+    fewer = "where a figure's help names no fewer"
+    st.caption(f"Over {figures['n_images']:,} held-out images, {fewer}.{left_out}{missing}")
     st.download_button(
         "Save as JSON", json.dumps(figures, indent=2), f"{opened.name}-figures.json", "application/json",
         on_click="ignore", icon=":material/download:",
     )  # fmt: skip
 
 
-def _spread(name: str, figures: dict[str, Any]) -> str | None:
+def _below(name: str, figures: dict[str, Any], opened: OpenModel) -> str | None:
     """What stands below a figure."""
-    if name != "nll":
-        return None
-    return f"± {figures['nll_stderr']:.2f}, {figures['n_importance_samples']:,} samples"
+    if name == "nll":
+        return f"± {figures['nll_stderr']:.2f}, {figures['n_importance_samples']:,} samples"
+    return {
+        "active_units": f"of {opened.config.latent_dim}",
+        "symbols_in_use": f"of {opened.config.n_symbols}",
+    }.get(name)
 
 
-def _show_kl(kl: list[float]) -> None:
+def _show_kl(kl: list[float], active: list[bool] | None) -> None:
+    """Bars, pale where a dimension is not in use."""
+    opacity = [1.0 if is_active else 0.35 for is_active in active or [True] * len(kl)]
+    names = [axis_name(i) for i in range(len(kl))]
     figure = go.Figure(
-        go.Bar(x=[axis_name(i) for i in range(len(kl))], y=kl, hovertemplate="%{x}: %{y:.3f} nats<extra></extra>")
+        go.Bar(x=names, y=kl, marker={"opacity": opacity}, hovertemplate="%{x}: %{y:.3f} nats<extra></extra>")
     )
     figure.update_layout(height=200, margin={"l": 0, "r": 0, "t": 4, "b": 0})
     figure.update_yaxes(title="KL, nats")

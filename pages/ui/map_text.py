@@ -9,13 +9,14 @@ import streamlit as st
 from pages.ui.latent_map import axis_name
 from pages.ui.models import MapChoice, OpenModel, held_out_trust, map_latents, project
 from vae.checkpoint import CheckpointError, find, read_metrics
+from vae.config import DISTANCES
 from vae.data import dataset_info
 
 CODES = {
     "gaussian": "The encoder answers each image with a normal distribution q(z|x); the point is its mean mu.",
     "point": "The encoder answers each image with one code, the point; it has no spread, so there is no posterior.",
     "codebook": "The encoder answers each image with a place in latent space, the point; the decoder gets the symbols "
-    "of the codebook that lie nearest.",
+    "of the codebook that lie nearest. There is no spread, so there is no posterior.",
 }
 _BUT_POSTERIOR = "With Posterior on, it takes the nearest image and decodes that one's z."
 
@@ -114,8 +115,15 @@ def _reading_z(opened: OpenModel, n_dims: int, but_posterior: str) -> str:
         )
     if not opened.has_prior:
         return f"{exact} Nothing pulled the codes to a prior; where none lies, the decoder was never asked."
-    what_pulls = "the KL term" if opened.has_spread else "the distance from the prior in the loss"
-    pull = f"to which {what_pulls} pulls all codes" if opened.training.beta else "to which nothing pulled, for β was 0"
+    objective = opened.training.objective
+    what_pulls = "the KL term"
+    if objective in DISTANCES:
+        what_pulls = "the distance from the prior in the loss"
+    if objective == "iwae":
+        what_pulls = "the bound"
+    pull = f"to which {what_pulls} pulls all codes"
+    if not opened.training.beta and objective != "tcvae":  # whose KL weighs 1 all the same
+        pull = "to which nothing pulled, for β was 0"
     return (
         f"{exact} {but_posterior} "
         f"The dashed circles are 1, 2 and 3 standard deviations of the prior N(0, I), {pull}; far from every point "
@@ -151,6 +159,8 @@ def _layers(opened: OpenModel, choice: MapChoice) -> str:
             also = " The ellipse is what this plane shows of it; the picture keeps the image's other dimensions."
         what = "lines" if n_dims == 1 else "circles"
         lines.append(f"**Prior**: N(0, I) as this plane cuts it, {what} at 1, 2 and 3 standard deviations about z = 0.")
+    if invertible and not opened.has_prior:
+        lines.append("No **Prior** to show: nothing pulled the codes to one.")
     if invertible and opened.has_spread:
         lines.append(
             "**Posterior**: click a point for its q(z|x), drawn to scale at 1 σ and 2 σ with 50 samples; drag the "

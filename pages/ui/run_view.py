@@ -8,7 +8,7 @@ from collections.abc import Callable
 import streamlit as st
 
 from pages.ui import visitor
-from pages.ui.instrument import instrument, live_payload, replay_payload
+from pages.ui.instrument import IN_NATS, instrument, live_payload, replay_payload
 from pages.ui.pictures import film_of, save_film_button
 from pages.ui.run_actions import continue_run, why_not
 from pages.ui.runs_table import kl_terms, layers, likelihood_title
@@ -240,7 +240,9 @@ def _show_ended(status: RunStatus, training: TrainConfig) -> None:
         st.error(str(error))
         return
     st.caption(
-        "Nats per image: sums over pixels and latent dimensions, mean over images. Held-out images were never "
+        "Nats per image: sums over pixels and latent dimensions, mean over images. "
+        + ("The third curve is a distance or a norm, which has no unit. " * (training.objective not in IN_NATS))
+        + "Held-out images were never "
         f"trained on; their curve is over {N_LIVE_HELD_OUT:,} of them at most, the figures above over all."
         + (" The curves are of corrupted images, the figures above of clean ones." * (training.corruption != "none"))
         + (" The curves are of the bound with k samples, the figures above of one." * (training.objective == "iwae"))

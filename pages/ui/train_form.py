@@ -25,12 +25,14 @@ from vae.config import (
     SCHEDULES,
     TARGETS,
     WITHOUT_BETA,
+    WITHOUT_SCHEDULE,
     ConfigError,
     ModelConfig,
     TrainConfig,
 )
 from vae.data import DATASETS, dataset_info
 from vae.families import FAMILIES, Family, family_of
+from vae.objectives import MAX_EXACT_JACOBIAN
 from vae.processes import RunError
 
 MODEL = {field.name: field.default for field in fields(ModelConfig)}
@@ -72,9 +74,9 @@ CORRUPTION_TITLES = {name: name.replace("_", " ") for name in CORRUPTIONS}
 BETA_SCHEDULE_TITLES = {"constant": "constant", "warmup": "warm-up", "cyclical": "cyclical"}
 EXPLANATION = """
 - **Family**: a kind of autoencoder, with settings that make it so; each may be changed below.
-- **Network**: the encoder turns an image into mu and logvar, the decoder turns z into an image and mirrors the encoder.
-  Widths and channels are listed from image to code; each convolutional layer halves the sides of the picture. The
-  **activation** follows each layer but the last.
+- **Network**: the encoder turns an image into its code, a VAE's into mu and logvar; the decoder turns z into an image
+  and mirrors the encoder. Widths and channels are listed from image to code; each convolutional layer halves the sides
+  of the picture. The **activation** follows each layer but the last.
 - **Latent dimensions**: two make a map that loses nothing; more draw sharper pictures.
 - **Likelihood**: how a pixel's error counts. *Bernoulli* takes grey values for probabilities, *continuous Bernoulli*
   is a density over them; *Gaussian* counts squared error over 2σ², *Laplace* the error over σ, on the scale 0 to 1: the
@@ -85,16 +87,16 @@ EXPLANATION = """
   Adam's at the start.
 - **Rate over time**: the learning rate falls to 0 along half a *cosine* (Loshchilov & Hutter, arXiv:1608.03983), along
   a line if *linear*, or stays *constant*.
-- **β over time**: *warm-up* lets the KL weigh nothing at first and everything after some epochs (Bowman et al.,
-  arXiv:1511.06349; Sønderby et al., arXiv:1602.02282), so that the decoder learns to use z before the KL presses it
-  flat. *Cyclical* does so again and again (Fu et al., arXiv:1903.10145): in each cycle β rises for one half and stays
-  for the other.
+- **β over time**: *warm-up* lets the KL, or what stands in its place, weigh nothing at first and everything after some
+  epochs (Bowman et al., arXiv:1511.06349; Sønderby et al., arXiv:1602.02282), so that the decoder learns to use z
+  before the KL presses it flat. *Cyclical* does so again and again (Fu et al., arXiv:1903.10145): in each cycle β rises
+  for one half and stays for the other.
 - **Free bits**: so many nats of each dimension's KL, averaged over a batch, cost nothing (Kingma et al.,
   arXiv:1606.04934), so no dimension is pressed below them. At 0 all of the KL counts.
 - **Targets**: what is reconstructed: grey values, or black and white drawn from them, once or anew at each visit.
 - **Corruption**: the encoder sees an image with noise, or with a share of its pixels black (masking) or black and white
   (salt and pepper); the loss compares with the clean one.
-- **Dropout**: the share of hidden units that a step leaves out.
+- **Dropout**: the share of the units of hidden dense layers that a step leaves out.
 - **Class left out**: not trained on; the Evaluate page then says how well it is told as an anomaly.
 - **Seed**: the same seed and settings give the same model on the same processor.
 """
@@ -273,6 +275,12 @@ def _ask_objective(form: _Form) -> None:
     form.chosen["beta"] = 1.0
     if objective not in WITHOUT_BETA:
         form.number("beta", BETA_TITLES.get(objective, "β, the weight of the penalty"), 0.5)
+    elif objective == "iwae":
+        st.caption("The bound is one whole, so it has no weight β.")
+    else:
+        st.caption("Nothing stands beside the reconstruction, so there is no β; and without a prior, no KL.")
+    if objective == "contractive":
+        st.caption(f"Exact up to {MAX_EXACT_JACOBIAN} latent dimensions; beyond, estimated along random directions.")
 
 
 def _ask_steps(form: _Form, dataset: str) -> None:
@@ -290,7 +298,7 @@ def _ask_schedules(form: _Form) -> None:
     objective = form.chosen["objective"]
     form.choice("schedule", "Rate over time", SCHEDULES)
     form.chosen["beta_schedule"], form.chosen["free_bits"] = "constant", 0.0
-    if objective not in WITHOUT_BETA:
+    if objective not in WITHOUT_SCHEDULE:
         schedule = form.choice("beta_schedule", "β over time", BETA_SCHEDULES, BETA_SCHEDULE_TITLES.get)
         if schedule == "warmup":
             form.number("warmup_epochs", "Length of the warm-up", 1.0)

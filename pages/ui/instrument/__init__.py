@@ -18,7 +18,7 @@ from torch import nn
 from pages.ui.latent_map import CLASS_COLOURS, MAP_CSS, NUMBER_COLOURS, axis_name, pack, read_scripts
 from pages.ui.latent_map.decoder import MAX_BROWSER_WEIGHTS, n_weights, pack_decoder
 from vae import ModelConfig, TrainConfig
-from vae.config import has_prior
+from vae.config import WITHOUT_BETA, has_prior
 from vae.film import SHEET_COLUMNS, Film, Frame, Live, Still
 from vae.networks import for_class
 from vae.train import Change, Record, Terms
@@ -58,6 +58,8 @@ LOSSES = {  # by objective: the loss, and what the third curve shows
     "contractive": ("reconstruction + β · ‖dz/dx‖²", "‖dz/dx‖²"),
     "vq": ("reconstruction + β · codebook loss", "Codebook loss"),
 }
+# Objectives whose third curve, where they have one, is in nats; a distance or a norm has no unit.
+IN_NATS = ("elbo", "iwae", "capacity", "tcvae", "reconstruction", "sparse")
 SETTING_TITLES = {"beta": "β", "learning_rate": "learning rate", "epochs": "epochs"}
 
 
@@ -127,11 +129,12 @@ def _header(
         "name": name,
         "epochs": training.epochs,
         "terms": term_titles(training, model.labels),
+        "units": ["nats per image", "nats per image", "nats per image" if training.objective in IN_NATS else ""],
         "marks": [
             {"epoch": change.epoch, "text": f"{SETTING_TITLES.get(change.setting, change.setting)} {change.value:g}"}
             for change in changes
         ],
-        "frames": [_moment(frame, records) for frame in frames],
+        "frames": [_moment(frame, records, training.objective not in WITHOUT_BETA) for frame in frames],
         "image_shape": model.image_shape,
         "n_dims": n_dims,
         "axis_names": [axis_name(0), "by chance"] if one_dim else [axis_name(0), axis_name(1)],
@@ -165,13 +168,13 @@ def _samples_title(model: ModelConfig, training: TrainConfig) -> str:
     return f"Samples: decode(z), {drawn}, the same draw at each moment{told}"
 
 
-def _moment(frame: Frame, records: list[Record]) -> dict[str, Any]:
+def _moment(frame: Frame, records: list[Record], has_beta: bool) -> dict[str, Any]:
     """A frame in words: where it stands, and the settings of the last record before it."""
     record = next((record for record in reversed(records) if record.step <= frame.step), None)
     return {
         "step": frame.step,
         "epoch": frame.epoch,
-        "beta": record.beta if record else None,
+        "beta": record.beta if record and has_beta else None,
         "learning_rate": record.learning_rate if record else None,
     }
 

@@ -46,8 +46,8 @@ class Curves {
   }
 
   /** rows: (R, 7) as the payload says, and its header. */
-  show(rows, { marks, terms: titles, mode, epochs }) {
-    Object.assign(this, { rows, marks, titles, epochs, isReplay: mode === "replay", n: rows.length / 7 });
+  show(rows, { marks, terms: titles, units, mode, epochs }) {
+    Object.assign(this, { rows, marks, titles, units, epochs, isReplay: mode === "replay", n: rows.length / 7 });
     this.draw();
   }
 
@@ -85,9 +85,9 @@ class Curves {
     const i = this.nearest(epoch);
     const of = (column) => {
       const value = this.rows[7 * i + column];
-      return Number.isFinite(value) ? value.toFixed(2).replace("-", "−") : "–";
+      return Number.isFinite(value) ? value.toFixed(Math.abs(value) < 0.1 ? 4 : 2).replace("-", "−") : "–";
     };
-    const parts = ["loss", "reconstruction", this.titles[2]].filter(Boolean)
+    const parts = ["loss", this.titles[1].toLowerCase(), this.titles[2]].filter(Boolean)
       .map((name, term) => `${name} ${of(1 + term)} / ${of(4 + term)}`);
     this.readout.textContent = `epoch ${this.rows[7 * i].toFixed(1)}: ${parts.join(", ")}`;
   }
@@ -196,7 +196,7 @@ class Chart {
   }
 
   draw() {
-    const { titles, n } = this.curves;
+    const { titles, units, n } = this.curves;
     this.figure.hidden = !titles[this.term]; // a loss without a third part
     this.width = this.figure.clientWidth;
     if (!this.width) return;
@@ -206,7 +206,7 @@ class Chart {
       height: CHART.height - CHART.bottom + 1 };
     for (const [key, value] of Object.entries(inner)) this.clip.setAttribute(key, value);
     this.title.textContent = titles[this.term];
-    this.svg.setAttribute("aria-label", `${titles[this.term]}, nats per image`);
+    this.svg.setAttribute("aria-label", [titles[this.term], units[this.term]].filter(Boolean).join(", "));
     this.drawAxes();
     this.drawMarks();
     [1, 4].forEach((first, k) => this.paths[k].setAttribute("d", n ? this.path(first + this.term) : ""));

@@ -33,10 +33,10 @@ class Instrument {
           <canvas class="recon" role="img" aria-label="Their reconstructions"></canvas></section>
         <section class="samples" aria-label="Samples">
           <h4></h4>
-          <canvas class="sheet" role="img" aria-label="Samples of the prior"></canvas></section>
-        <section class="bars" aria-label="KL of each latent dimension"></section>
+          <canvas class="sheet" role="img" aria-label="Samples"></canvas></section>
+        <section class="bars" aria-label="Latent dimensions"></section>
       </div>
-      <p class="waiting">The map, the pictures and the KL appear with the first batches.</p>`;
+      <p class="waiting">The map, the pictures and the bars appear with the first batches.</p>`;
     const find = (selector) => root.querySelector(selector);
     this.player = find(".player");
     this.play = find(".play");
