@@ -16,6 +16,7 @@ from pages.ui.models import MapChoice, image_name, image_place, open_model
 from pages.ui.projections import HOLDS
 from pages.ui.selection import find_selected
 from vae import embeddings, evaluations, runs
+from vae.__main__ import main
 from vae.checkpoint import SHIPPED_ROOT, find, load_latents, load_model, save_latents
 from vae.config import ModelConfig, TrainConfig
 from vae.families import FAMILIES
@@ -433,7 +434,16 @@ def test_a_model_is_measured_and_its_figures_shown(small):
     assert shown["ELBO"] == f"{figures['elbo']:.2f}".replace("-", "−")
     assert shown["5-NN accuracy"] == f"{figures['knn_accuracy']:.1%}"
     assert "MIG" not in shown  # nobody knows the factors of digits
+    assert next(metric.delta for metric in app.metric if metric.label == "Dimensions in use") == "of 2"
+    assert "Over 300 held-out images" in texts(app)
     assert not app.exception
+
+
+def test_what_the_command_measured_is_on_the_page(small, capsys):
+    assert main(["evaluate", small.name, "--importance-samples", "2", "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    shown = {metric.label: metric.value for metric in open_page("evaluate", model=small.name).metric}
+    assert shown["−log p(x)"] == f"{figures['nll']:.2f}"
 
 
 def test_what_cannot_be_measured_is_said_on_the_page(small):
@@ -454,7 +464,18 @@ def test_the_form_offers_every_family(name):
     assert not next(button for button in app.button if button.label == "Start training").disabled
 
 
-@pytest.mark.parametrize("name", ["ae", "cvae", "vq-vae", "swae"])
+ON_THE_MAP = {
+    "ae": ("there is no posterior", "Nothing pulled the codes to a prior", "No **Prior** to show"),
+    "cvae": ("told each image's class", "to which the KL term pulls all codes"),
+    "vq-vae": ("There is no spread", "pictures change in steps", "No **Prior** to show"),
+    "swae": ("there is no posterior", "to which the distance from the prior in the loss pulls all codes"),
+    "mmd-vae": ("a normal distribution", "to which the distance from the prior in the loss pulls all codes"),
+    "iwae": ("a normal distribution", "to which the bound pulls all codes"),
+    "beta-tcvae": ("a normal distribution", "to which the KL term pulls all codes"),
+}
+
+
+@pytest.mark.parametrize("name", ON_THE_MAP)
 def test_pages_follow_the_family(name):
     model, training = FAMILIES[name].configs(
         {"dataset": "digits", "widths": (16,), "latent_dim": 2, "epochs": 1, "threads": 1, "device": "cpu"}
@@ -465,6 +486,8 @@ def test_pages_follow_the_family(name):
     for page in ("latent_map", "interpolate", "evaluate"):
         app = open_page(page, model=name)
         assert not app.exception, page
+        if page == "latent_map":
+            assert [sentence for sentence in ON_THE_MAP[name] if sentence not in texts(app)] == []
     app = open_page("train", run=name)
     assert not app.exception
 

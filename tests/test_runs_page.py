@@ -128,10 +128,10 @@ def test_curves_that_can_not_be_compared_say_so():
     runs.create("strict", SMALL_MODEL, TrainConfig("digits", epochs=2, beta=4, device="cpu", threads=1))
     assert list(work("strict"))
     app = open_runs("small", "strict")
-    assert "weigh the KL differently" in texts(app)
+    assert "differ in β" in texts(app)
     app.segmented_control(key="compare-term").set_value("kl").run()
-    assert "weigh the KL differently" not in texts(app)
-    assert "weigh the KL differently" not in texts(open_runs("small"))
+    assert "differ in β" not in texts(app)
+    assert "differ in β" not in texts(open_runs("small"))
     assert "their nats count different things" in texts(open_runs("small", "mnist-2d"))
 
 

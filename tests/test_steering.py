@@ -457,3 +457,15 @@ def test_shipped_names_are_those_that_ship():
     if not listed:
         pytest.skip("not a git checkout")
     assert {Path(path).parent.name for path in listed} == set(SHIPPED_NAMES)
+
+
+def test_after_a_rehearsal_torch_is_as_it_was():
+    """A process that stood by may be asked to measure, which takes all threads."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        worker.rehearse()
+        assert torch.get_num_threads() == 2
+        assert (torch.tensor(1e-40) * 1).item() > 0  # such numbers count again
+    finally:
+        torch.set_num_threads(n_threads)
