@@ -81,7 +81,7 @@ def test_a_family_is_measured(family):
     assert (result.sigma is not None) == (family in ("vae-gaussian", "sigma-vae", "vae-laplace"))
     assert (result.optimal_sigma is not None) == (family in ("vae-gaussian", "sigma-vae"))
     assert result.active_units == sum(result.active_dims)
-    if result.sigma:
+    if result.optimal_sigma:
         assert result.optimal_sigma == pytest.approx(result.mse**0.5, rel=1e-4)
     assert 0 < result.mse < 0.2
     assert result.sample_distance > 0

@@ -1,5 +1,6 @@
 """The film of a training: what was filmed is what is read, whatever happens to the file in between."""
 
+import errno
 from dataclasses import replace
 from pathlib import Path
 
@@ -205,6 +206,19 @@ def test_the_live_view_decodes_as_the_model_does(held_out, tmp_path, config):
     assert read_live(tmp_path, replace(config, latent_dim=7)) is None  # of another model
     (tmp_path / "live.safetensors").write_bytes(b"")
     assert read_live(tmp_path, config) is None
+
+
+def test_a_live_view_that_can_not_be_written_leaves_nothing_behind(held_out, tmp_path, monkeypatch):
+    model, camera = make_model(), Camera(held_out)
+    frame = take(camera, 3, model)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(film.os, "replace", full)
+    with pytest.raises(OSError, match="No space left"):
+        film.write_live(tmp_path, camera.still(), frame, model.decoder)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_film_can_be_published_without_the_images(held_out, tmp_path):

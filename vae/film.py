@@ -214,8 +214,12 @@ def write_live(folder: Path, still: Still, frame: Frame, decoder: nn.Sequential)
         f"decoder.{name}": value.detach().cpu().half().contiguous() for name, value in decoder.state_dict().items()
     }
     scratch = folder / f".{LIVE_FILE}.tmp"
-    scratch.write_bytes(tensors_to_bytes({**_still_tensors(still), **_frame_tensors(frame), **weights}))
-    os.replace(scratch, folder / LIVE_FILE)
+    try:
+        scratch.write_bytes(tensors_to_bytes({**_still_tensors(still), **_frame_tensors(frame), **weights}))
+        os.replace(scratch, folder / LIVE_FILE)
+    except BaseException:  # a full disk
+        scratch.unlink(missing_ok=True)
+        raise
 
 
 def _pack(tensors: dict[str, Tensor]) -> bytes:
