@@ -202,6 +202,11 @@ def test_a_live_run_is_held_stepped_and_bent(live):
     live.get_by_role("button", name="Resume to epoch 100,000").wait_for()
 
 
+def test_a_decoder_too_large_for_the_browser_is_said(page, address):
+    watch(page, f"{address}/train?run=mnist-conv-iwae", "replay")
+    page.get_by_text("too large for the browser").wait_for()
+
+
 def test_a_replay_moves_everything_together(page, address):
     watch(page, f"{address}/train?run=mnist-16d", "replay")
     slider = page.get_by_label("Epoch", exact=True)

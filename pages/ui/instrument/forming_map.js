@@ -4,6 +4,7 @@ const FIRST_EXTENT = { left: -3.2, right: 3.2, bottom: -3.2, top: 3.2 }; // the 
 const EXTENT_MARGIN = 0.15;
 const MOVE_FRAME = 25; // milliseconds, then comes the next frame of the screen
 const NO_WEIGHTS = "decoding works at the last epoch, whose weights are kept";
+const TOO_LARGE = "this decoder is too large for the browser; the Latent map page decodes with it";
 
 /** The extent that holds these points and all before: it grows where nearly all points no longer fit. */
 function grownExtent(extent, { x, y, width, height }) {
@@ -111,7 +112,7 @@ class FormingMap extends LatentMap {
     if (this.decoder) return super.decodeShown();
     this.decoded = this.shown;
     const { z } = this.zOf(this.shown);
-    this.panel.showMain(BLANK_PICTURE, NO_WEIGHTS, z);
+    this.panel.showMain(BLANK_PICTURE, this.header.layers ? NO_WEIGHTS : TOO_LARGE, z);
   }
 
   showPins() {
