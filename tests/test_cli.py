@@ -315,6 +315,23 @@ def test_data_that_cannot_be_had(capsys, monkeypatch):
     assert "could not be fetched" in assert_one_sentence(run(capsys, *TRAIN, "--name", "demo"), "train")
 
 
+def test_weights_that_are_gone(capsys, small):
+    (small / "model.safetensors").unlink()
+    assert_one_sentence(run(capsys, "evaluate", "small"), "evaluate")
+
+
+@pytest.mark.usefixtures("small")
+def test_figures_that_cannot_be_kept_are_printed_all_the_same(capsys, monkeypatch):
+    def fail(*_: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("vae.evaluations.write_json", fail)
+    code, out, err = run(capsys, "evaluate", "small", "--json", "--importance-samples", "0")
+    assert code == 0
+    assert list(json.loads(out)) == EVALUATE_KEYS
+    assert "Read-only file system" in err
+
+
 def test_a_checkpoints_folder_that_is_a_file(capsys, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("LATENTARIUM_CHECKPOINTS", str(tmp_path / "file"))

@@ -43,6 +43,12 @@ def test_a_model_that_cannot_work_is_turned_away(field, value):
     assert str(caught.value).startswith(field)
 
 
+def test_dropout_without_a_layer_for_it_is_turned_away():
+    with pytest.raises(ConfigError, match="no hidden dense layers") as caught:
+        ModelConfig((1, 28, 28), widths=(), dropout=0.2)
+    assert caught.value.field == "dropout"
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [

@@ -17,10 +17,11 @@ from PIL import Image
 from playwright.sync_api import Page
 
 from benchmarks.app_server import app_server
-from pages.ui.instrument import live_payload, replay_payload, term_titles
+from pages.ui.instrument import IN_NATS, live_payload, replay_payload, term_titles
 from tests.browser import picture_of, wait_for_another_picture
 from vae import ModelConfig, TrainConfig, runs
 from vae.checkpoint import SHIPPED_NAMES, SHIPPED_ROOT, find, load_model, read_changes, read_config, read_history
+from vae.config import CHOICES, DISTANCES
 from vae.data import dataset_info
 from vae.film import read_film, read_live
 from vae.processes import start_worker
@@ -85,6 +86,9 @@ def test_a_run_without_anything_yet_travels_too():
 
 def test_titles_say_what_is_summed():
     assert term_titles(SMALL_TRAINING)[0] == "Loss = reconstruction + β · KL"
+    assert {name for name in CHOICES["objective"] if name not in IN_NATS} == {
+        *DISTANCES, "l1", "l2", "contractive", "vq"
+    }  # fmt: skip
     assert term_titles(replace(SMALL_TRAINING, free_bits=0.5))[0] == "Loss = reconstruction + β · Σ max(0.5, KL)"
 
 

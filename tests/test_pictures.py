@@ -211,3 +211,4 @@ def test_a_gif_says_what_its_family_shows():
     assert noisy.n_example_rows == 2
     assert "variance" in noisy.bars
     assert "prior" not in noisy.samples
+    assert (plain.least_extent, noisy.least_extent) == (3.2, 0)  # without a prior, codes alone say how large the map is

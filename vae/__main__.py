@@ -198,7 +198,10 @@ def run_evaluate(args: argparse.Namespace) -> None:
             bar.update(done - bar.n)
 
         figures = measure(args.name, args.importance_samples, args.seed, show)
-    keep_figures(args.name, figures)
+    try:
+        keep_figures(args.name, figures)
+    except RunError as error:  # what was measured is not lost
+        print(f"python -m vae evaluate: the Evaluate page will not show these figures: {error}", file=sys.stderr)
     figures.pop("weights")
     if args.json:
         print(json.dumps(figures))

@@ -107,12 +107,13 @@ def measure(
     progress: held-out images done, images in all. Raises CheckpointError or DataError.
     """
     folder = find(name)
+    weights = _digest(folder)  # before they are loaded: a run in training may save others meanwhile
     model, (_, training) = load_model(folder), read_config(folder)
     train, held_out = (data.load_targets(training.dataset, split, training.targets) for split in data.SPLITS)
     if training.left_out_class >= 0:
         train = data.without_class(train, training.left_out_class)
     result = evaluate(model, training, train, held_out, n_importance_samples, seed, progress)
-    return {"name": name, "dataset": training.dataset, **asdict(result), "weights": _digest(folder)}
+    return {"name": name, "dataset": training.dataset, **asdict(result), "weights": weights}
 
 
 def keep_figures(name: str, figures: dict[str, Any]) -> None:
@@ -135,7 +136,11 @@ def read_figures(name: str) -> dict[str, Any] | None:
 
 
 def _digest(folder: Path) -> str:
-    return hashlib.blake2b((folder / "model.safetensors").read_bytes(), digest_size=8).hexdigest()
+    """Of the weights; empty if they can't be read, which loading them says in a sentence."""
+    try:
+        return hashlib.blake2b((folder / "model.safetensors").read_bytes(), digest_size=8).hexdigest()
+    except OSError:
+        return ""
 
 
 def _state(state: str, message: str, done: int = 0, total: int = 1, n_samples: int = 0) -> dict[str, Any]:

@@ -169,7 +169,10 @@ def _samples_title(model: ModelConfig, training: TrainConfig) -> str:
 
 
 def _moment(frame: Frame, records: list[Record], has_beta: bool) -> dict[str, Any]:
-    """A frame in words: where it stands, and the settings of the last record before it."""
+    """A frame in words: where it stands, and the settings of the last record before it.
+
+    has_beta: of the objective; histories from before records left it out say 1.
+    """
     record = next((record for record in reversed(records) if record.step <= frame.step), None)
     return {
         "step": frame.step,
