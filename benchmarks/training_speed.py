@@ -101,15 +101,13 @@ def train_bare(model_config: ModelConfig, config: TrainConfig) -> Iterator[None]
                 chosen = images.index_select(0, batch)
                 x = data.to_float(data.binarize(chosen, generator) if config.targets == "dynamic" else chosen)
                 y = labels.index_select(0, batch) if model_config.labels != "unused" else None
-                loss = bare_loss(model, x, y, config, generator, len(images))
+                loss = bare_loss(model, x, y, config, generator)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
 
 
-def bare_loss(
-    model: VAE, x: Tensor, y: Tensor | None, config: TrainConfig, generator: torch.Generator, n_images: int
-) -> Tensor:
+def bare_loss(model: VAE, x: Tensor, y: Tensor | None, config: TrainConfig, generator: torch.Generator) -> Tensor:
     """The objective of a batch, as one would write it for this objective alone; ()."""
     given = y if model.config.labels == "given" else None
     seen = data.corrupt(x, config.corruption, config.corruption_level, generator)
@@ -136,7 +134,7 @@ def bare_loss(
         case "capacity":
             return recon + config.beta * (kl.sum() / len(x) - config.capacity).abs()
         case "tcvae":
-            correlation = objectives.total_correlation(z, mu, logvar, n_images)
+            correlation = objectives.total_correlation(z, mu, logvar)
             return recon + kl.sum() / len(x) + (config.beta - 1) * correlation
         case "mmd_rbf" | "mmd_imq":
             return recon + config.beta * objectives.mmd(z, drawn, config.objective)

@@ -219,12 +219,18 @@ def test_total_correlation_is_chens():
     generator = torch.Generator().manual_seed(0)
     mu, logvar, z = (torch.randn(6, 3, generator=generator, dtype=torch.float64) for _ in range(3))
     expected = 0.0
-    for i in range(6):  # log q(z_i) and each log q(z_id), with weights 1 / (N M)
+    for i in range(6):  # log q(z_i) and each log q(z_id), with weights 1 / B
         densities = torch.stack([Normal(mu[j], torch.exp(0.5 * logvar[j])).log_prob(z[i]) for j in range(6)])
-        joint = densities.sum(1).exp().sum() / (6 * 50)
-        product = (densities.exp().sum(0) / (6 * 50)).prod()
+        joint = densities.sum(1).exp().sum() / 6
+        product = (densities.exp().sum(0) / 6).prod()
         expected += (joint.log() - product.log()) / 6
-    torch.testing.assert_close(total_correlation(z, mu, logvar, 50), expected)
+    torch.testing.assert_close(total_correlation(z, mu, logvar), expected)
+
+
+def test_codes_that_are_all_alike_have_no_total_correlation():
+    mu = torch.zeros(50, 16)
+    z = torch.randn(50, 16, generator=torch.Generator().manual_seed(0))
+    assert total_correlation(z, mu, mu).item() == pytest.approx(0, abs=1e-4)
 
 
 def test_sparsity_is_the_kl_of_two_bernoullis():

@@ -117,7 +117,8 @@ class Camera:
             points, origin, axes = self._plane(mu)
             sheet = self._sheet(model, mu)
         carried = kl_per_dim(mu, logvar).mean(0) if model.config.latent == "gaussian" else mu.var(0)
-        active = active_dims(model.decoder_input(mu), has_prior(model.config, self.config))
+        decoded = model.decoder_input(mu.to(next(model.parameters()).device)).cpu()
+        active = active_dims(decoded, has_prior(model.config, self.config))
         return Frame(step, epoch, points, origin, axes, carried, active, sheet)
 
     def _sheet(self, model: VAE, mu: Tensor) -> bytes:

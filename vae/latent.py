@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vae.data import to_float
 from vae.model import VAE
+from vae.networks import EXACT
 
 # Steps of a t-SNE, and by how much attraction is exaggerated in them. It eases in stages where openTSNE goes from 12 to
 # 1 at once, after 250 steps of 750: neighbours are as well kept in about half the steps, and the late ones, on the
@@ -154,9 +155,6 @@ def project_dims(mu: Tensor, dims: tuple[int, int], hold: Tensor) -> Projection:
 def project_embedding(kind: Literal["tsne", "umap"], mu: Tensor, points: Tensor) -> Projection:
     """A t-SNE or UMAP of mu, (N, 2), as a map."""
     return Projection(kind, points, mu, torch.zeros(mu.shape[1]), torch.zeros(2, mu.shape[1]))
-
-
-EXACT = "donot_use_mm_for_euclid_dist"  # by subtraction: a matrix product loses the distances of near neighbours
 
 
 def trustworthiness(mu: Tensor, points: Tensor, n_neighbors: int = 5, n_queries: int = 1000) -> float:

@@ -19,7 +19,9 @@ ACTIVATION_LAYERS = {"gelu": nn.GELU, "relu": nn.ReLU, "tanh": nn.Tanh}
 # and its stride divides its size, so the transposed one leaves no checkerboard.
 KERNEL_SIZE, STRIDE, PADDING = 4, 2, 1
 
-EXACT = "donot_use_mm_for_euclid_dist"  # a product in bfloat16, as in training, would take another vector for nearest
+# How torch.cdist should count: by subtraction. A matrix product loses the distances of near neighbours; in training,
+# where it is of bfloat16, it is off by percents.
+EXACT = "donot_use_mm_for_euclid_dist"
 
 
 class Dropout(nn.Module):
@@ -54,8 +56,9 @@ class Codebook(nn.Module):
 
     def symbols(self, z: Tensor) -> Tensor:
         """z: (B, D) -> (B, D / symbol_dim), which vector is nearest to each part."""
-        parts = z.detach().unflatten(1, (-1, self.vectors.shape[1]))
-        return torch.cdist(parts, self.vectors.detach()[None], compute_mode=EXACT).argmin(2)
+        parts, vectors = z.detach().unflatten(1, (-1, self.vectors.shape[1])), self.vectors.detach()[None]
+        # Of 1,000 codes at a time: those of a data set at once would fill the memory with distances.
+        return torch.cat([torch.cdist(some, vectors, compute_mode=EXACT).argmin(2) for some in parts.split(1000)])
 
     def lookup(self, symbols: Tensor) -> Tensor:
         """symbols: (B, P) -> (B, D)."""

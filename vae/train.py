@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vae.config import DISTANCES, WITHOUT_BETA, ConfigError, ModelConfig, TrainConfig, check_fit
+from vae.config import DISTANCES, NEED_TWO, WITHOUT_BETA, ConfigError, ModelConfig, TrainConfig, check_fit
 from vae.data import binarize, corrupt, to_float
 from vae.model import VAE
 from vae.objectives import (
@@ -165,12 +165,11 @@ def batch_terms(
     config: TrainConfig,
     beta: float,
     progress: float,
-    n_images: int,
     generator: torch.Generator,
 ) -> Tensor:
     """(4,): loss, recon_loss, KL and penalty of a batch, summed over its images; NaN for what the model has not.
 
-    beta: weight of the KL or penalty. progress: share of the training that is done; n_images: of the training set.
+    beta: weight of the KL or penalty. progress: share of the training that is done.
     The loss of an objective is recon_loss +
       elbo             beta * KL, or beta * `free_bits_kl`; beta above 1: Higgins et al. 2017
       capacity         beta * |KL - C|, C from 0 to `capacity` in the first half (Burgess et al., arXiv:1804.03599)
@@ -206,7 +205,7 @@ def batch_terms(
         elif config.objective == "reconstruction":
             loss = recon
         elif config.objective == "tcvae":
-            penalty = n * total_correlation(z, mu, logvar, n_images)
+            penalty = n * total_correlation(z, mu, logvar)
             loss = recon + kl + (beta - 1) * penalty
         else:
             if config.objective == "capacity":
@@ -257,12 +256,12 @@ def evaluating(model: VAE) -> Iterator[None]:
 @torch.no_grad()
 def held_out_terms(
     model: VAE, images: Tensor, config: TrainConfig, labels: Tensor | None = None, beta: float | None = None,
-    progress: float = 1.0, n_images: int | None = None, seed: int = 0,
+    progress: float = 1.0, seed: int = 0,
 ) -> Terms:  # fmt: skip
     """The terms of images that were not trained on, in batches as in training; all that is random is from `seed`.
 
-    images: uint8 (N, C, H, W), labels: (N,), on the model's device. beta, progress and n_images are those of
-    `batch_terms`; by default the config's, 1, and N.
+    images: uint8 (N, C, H, W), labels: (N,), on the model's device. beta and progress are those of `batch_terms`; by
+    default the config's, and 1.
     """
     generator = torch.Generator(images.device).manual_seed(seed)
     sums, n = torch.zeros(4, dtype=torch.float64), 0
@@ -274,12 +273,9 @@ def held_out_terms(
             y = None if labels is None else labels[i : i + size]
             batch = Batch(x, corrupt(x, config.corruption, config.corruption_level, generator), y)
             if len(x) > 1 or config.objective not in NEED_TWO:
-                sums += batch_terms(model, batch, config, beta, progress, n_images or len(images), generator).cpu()
+                sums += batch_terms(model, batch, config, beta, progress, generator).cpu()
                 n += len(x)
     return to_terms(sums / n)
-
-
-NEED_TWO = (*DISTANCES, "tcvae")  # objectives that compare the codes of a batch with each other
 
 
 def to_terms(values: Tensor) -> Terms:
@@ -381,7 +377,9 @@ class Training:
 
     @property
     def steps_per_epoch(self) -> int:
-        return math.ceil(len(self.images) / self.config.batch_size)
+        """An image that would be alone in the last step is left out where a step compares images with each other."""
+        n_full, n_left = divmod(len(self.images), self.config.batch_size)
+        return n_full + (n_left > (self.config.objective in NEED_TWO))
 
     @property
     def n_steps(self) -> int:
@@ -438,9 +436,8 @@ class Training:
             group["lr"] = self.last_learning_rate
         with fast_arithmetic(self.model):
             terms = batch_terms(
-                self.model, self._batch(indices), config, self.last_beta, self.step / self.n_steps, len(self.images),
-                self.generator,
-            )  # fmt: skip
+                self.model, self._batch(indices), config, self.last_beta, self.step / self.n_steps, self.generator
+            )
             self.optimizer.zero_grad(set_to_none=True)
             (terms[0] / len(indices)).backward()
             self.optimizer.step()
@@ -477,7 +474,7 @@ class Training:
         if with_held_out:
             held_out = held_out_terms(
                 self.model, self.held_out_images, self.config, self.held_out_labels, self.last_beta,
-                self.step / self.n_steps, len(self.images),
+                self.step / self.n_steps,
             )  # fmt: skip
         train_terms, speed = self.meter.read()
         if not all(math.isfinite(terms.loss) for terms in (train_terms, held_out) if terms):
@@ -528,16 +525,6 @@ class Training:
         self.generator.set_state(state["generator"])
 
 
-def check_batches(config: TrainConfig, n_images: int) -> None:
-    """Raises ConfigError if a step of an epoch has one image alone, and the objective wants more."""
-    if config.objective in NEED_TWO and (config.batch_size < 2 or n_images % config.batch_size == 1):
-        raise ConfigError(
-            "batch_size",
-            f"{config.batch_size} was given, which leaves one image alone in a step, but {config.objective!r} compares "
-            "the codes of a batch; use another",
-        )
-
-
 def _check_data(
     model: ModelConfig, config: TrainConfig, images: Tensor, held_out_images: Tensor, labels: Tensor | None,
     held_out_labels: Tensor | None,
@@ -547,9 +534,8 @@ def _check_data(
             raise ConfigError("dataset", f"its images are {some.dtype}; use uint8, 0 to 255, which count as 0 to 1")
         if tuple(some.shape[1:]) != model.image_shape:
             raise ConfigError("image_shape", f"{model.image_shape} is not that of the images, {tuple(some.shape[1:])}")
-    if config.batch_size > len(images):
+    if config.batch_size > len(images) and config.left_out_class < 0:  # else those that are left make one step
         raise ConfigError("batch_size", f"{config.batch_size} was given; there are only {len(images)} training images")
-    check_batches(config, len(images))
     if model.labels == "unused":
         return
     if labels is None or held_out_labels is None:
