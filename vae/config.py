@@ -23,8 +23,9 @@ OBJECTIVES = {  # by kind of code
     "codebook": ("vq",),
 }
 WITHOUT_BETA = ("iwae", "reconstruction")  # objectives whose loss has no weight
-# Those whose weight can't begin at 0: the total correlation would be rewarded while beta is below 1.
+# Those without a beta that could rise from 0: tcvae's is of a part alone, and the rest of the KL would weigh in full.
 WITHOUT_SCHEDULE = (*WITHOUT_BETA, "tcvae")
+NEED_TWO = (*DISTANCES, "tcvae")  # those that compare the codes of a batch with each other
 TARGETS = ("grey", "static", "dynamic")
 CORRUPTIONS = ("none", "gaussian", "masking", "salt_and_pepper")
 SCHEDULES = ("cosine", "linear", "constant")
@@ -251,5 +252,9 @@ def check_fit(model: ModelConfig, training: TrainConfig) -> None:
         raise ConfigError("beta", f"{training.beta:g} was given; {training.objective!r} has no weight: use 1")
     if training.objective in WITHOUT_SCHEDULE and training.beta_schedule != "constant":
         raise ConfigError("beta_schedule", f"{training.objective!r} has none; choose 'constant'")
+    if model.dropout and training.objective == "iwae":
+        raise ConfigError("dropout", "the k draws of 'iwae' would each be decoded by another network; use 0")
+    if training.batch_size < 2 and training.objective in NEED_TWO:
+        raise ConfigError("batch_size", f"1 was given; {training.objective!r} compares the codes of a batch: use more")
     if training.targets != "grey" and model.likelihood == "continuous_bernoulli":
         raise ConfigError("likelihood", "'continuous_bernoulli' is for grey targets; choose 'bernoulli' for binarized")

@@ -55,7 +55,7 @@ from vae.processes import (
     state_of,
     unwritable,
 )
-from vae.train import Change, Record, check_batches, pick_device
+from vae.train import Change, Record, pick_device
 
 STATES = (*ACTIVE_STATES, "stopped", "finished", "failed", "interrupted")
 RESUME_FILE = "resume.safetensors"
@@ -162,8 +162,6 @@ def check_settings(model: ModelConfig, training: TrainConfig) -> None:
         raise ConfigError(
             "batch_size", f"{training.batch_size:,} was given; {training.dataset} has {info.n_train:,} training images"
         )
-    if training.left_out_class < 0:  # else the worker knows how many images are left
-        check_batches(training, info.n_train)
     if model.image_shape != info.image_shape:
         raise ConfigError("image_shape", f"{model.image_shape} was given; {training.dataset} has {info.image_shape}")
     n_classes = len(info.class_names)
