@@ -24,8 +24,8 @@ TRAIN = ["train", "--dataset", "digits", "--epochs", "2", "--widths", "32", "--t
 EVALUATE_KEYS = ["name", "dataset", *(field.name for field in fields(Evaluation))]
 # What any model on digits has.
 SAID = [key for key in EVALUATE_KEYS if key not in (
-    "label_accuracy", "denoising_gain", "anomaly_auc", "symbols_in_use", "mig", "disentanglement", "completeness",
-    "informativeness", "sigma", "optimal_sigma",
+    "label_accuracy", "denoising_gain", "anomaly_auc", "symbol_usage", "symbols_in_use", "symbol_perplexity", "mig",
+    "disentanglement", "completeness", "informativeness", "sigma", "optimal_sigma",
 )]  # fmt: skip
 
 pytestmark = pytest.mark.usefixtures("checkpoints")

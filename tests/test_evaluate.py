@@ -265,6 +265,8 @@ def test_the_denoising_gain_is_in_decibels():
     model.encode = lambda x, _: (x.flatten(1), None)
     model.recon = lambda z, _: 128 / 255 + 0.1 * (z.view(-1, 1, 8, 8) - 128 / 255)
     assert denoising_gain(model, images, config) == pytest.approx(20, abs=1e-3)
+    unseen = TrainConfig("digits", corruption="masking", corruption_level=1e-9)
+    assert denoising_gain(model, images, unseen) is None  # nothing is corrupted, so nothing can be gained
 
 
 # In a process of its own

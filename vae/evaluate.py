@@ -6,7 +6,7 @@ Nats where not said otherwise: sums over pixels and latent dimensions, means ove
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,6 +43,7 @@ class Evaluation:
     kl: float | None
     bits_per_dim: float | None  # -elbo in bits, for each number of an image
     nll: float | None  # -log p(x), estimated by importance sampling; None if not asked for
+    nll_bits_per_dim: float | None
     nll_stderr: float | None  # standard error of nll over the images
     n_importance_samples: int
     active_units: int  # latent dimensions in use
@@ -61,7 +62,9 @@ class Evaluation:
     label_accuracy: float | None  # of the model's own classifier
     denoising_gain: float | None  # dB of peak signal-to-noise ratio that the model adds to a corrupted image
     anomaly_auc: float | None  # of -ELBO (without one: recon_loss), for the class that was left out of training
-    symbols_in_use: int | None  # of the codebook, over all held-out images
+    symbol_usage: list[float] | None  # of the codebook: the share of each symbol in the codes of all held-out images
+    symbols_in_use: int | None  # those whose share is not 0
+    symbol_perplexity: float | None  # as many symbols, each used as often, would tell as much
     mig: float | None  # mutual information gap, 0 to 1; where the data's factors are known
     disentanglement: float | None  # DCI's, 0 to 1, as are the next two
     completeness: float | None
@@ -273,9 +276,9 @@ def frechet_distance(samples: Tensor, images: Tensor) -> float:
 
 
 @torch.inference_mode()
-def denoising_gain(model: VAE, images: Tensor, config: TrainConfig, labels: Tensor | None = None) -> float:
+def denoising_gain(model: VAE, images: Tensor, config: TrainConfig, labels: Tensor | None = None) -> float | None:
     """How many dB nearer to the clean images (in mean squared error) the reconstructions of corrupted ones are than
-    these are themselves; uint8 (N, C, H, W)."""
+    these are themselves; None if too little is corrupted to be seen. images: uint8 (N, C, H, W)."""
     generator = torch.Generator().manual_seed(0)
     before = after = 0.0
     y = labels if model.config.labels == "given" else None
@@ -285,7 +288,7 @@ def denoising_gain(model: VAE, images: Tensor, config: TrainConfig, labels: Tens
         given = None if y is None else y[500 * i : 500 * (i + 1)]
         before += (seen - x).square().sum().item()
         after += (model.recon(model.encode(seen, given)[0], given) - x).square().sum().item()
-    return 10 * math.log10(before / after)
+    return 10 * math.log10(before / after) if before and after else None
 
 
 @torch.inference_mode()
@@ -319,7 +322,7 @@ def evaluate(
 
     Samples are of `prior.own_prior`, fitted to the training codes where the model has none.
     """
-    is_variational = model.config.latent == "gaussian"
+    is_variational, n_numbers = model.config.latent == "gaussian", math.prod(model.config.image_shape)
     with evaluating(model):
         mu, logvar = encode_images(model, held_out.images, held_out.labels)
         train_mu, train_logvar = encode_images(model, train.images, train.labels)
@@ -334,6 +337,8 @@ def evaluate(
         n_compared = min(N_COMPARED, len(x))
         given = held_out.labels[:n_compared]
         samples = reconstructions(model, prior.sample(n_compared, generator), given)
+        if config.targets != "grey":
+            samples = torch.bernoulli(samples, generator=generator)  # black and white, as the images are
         kls = kl_per_dim(mu, logvar).mean(0) if is_variational else None
         known = mutual_information(mu, logvar, seed) if is_variational else None
         factors = _factors(config)
@@ -341,13 +346,17 @@ def evaluate(
             factors = None  # one dimension can't tell factors apart
         disentangled = dci(train_codes, factors[0], codes, factors[1]) if factors else (None, None, None)
         in_use = active_dims(codes, has_prior(model.config, config)).tolist()
+        denoises, usage = config.corruption != "none", _symbol_usage(model, mu)
+        gain = denoising_gain(model, held_out.images, config, held_out.labels) if denoises else None
+        auc = _anomaly_auc(model, config, held_out)
     return Evaluation(
         n_images=len(x),
         elbo=-terms.loss if is_variational else None,
         recon_loss=terms.recon_loss,
         kl=terms.kl,
-        bits_per_dim=terms.loss / x[0].numel() / math.log(2) if is_variational else None,
+        bits_per_dim=terms.loss / n_numbers / math.log(2) if is_variational else None,
         nll=nll,
+        nll_bits_per_dim=None if nll is None else nll / n_numbers / math.log(2),
         nll_stderr=stderr,
         n_importance_samples=n_importance_samples if is_variational else 0,
         active_units=sum(in_use),
@@ -364,11 +373,11 @@ def evaluate(
         silhouette=silhouette(codes, held_out.labels),
         sample_distance=frechet_distance(samples, x),
         label_accuracy=_label_accuracy(model, mu, held_out.labels),
-        denoising_gain=None
-        if config.corruption == "none"
-        else denoising_gain(model, held_out.images, config, held_out.labels),
-        anomaly_auc=_anomaly_auc(model, config, held_out),
-        symbols_in_use=len(model.codebook.symbols(mu).unique()) if model.config.latent == "codebook" else None,
+        denoising_gain=gain,
+        anomaly_auc=auc,
+        symbol_usage=usage,
+        symbols_in_use=None if usage is None else sum(share > 0 for share in usage),
+        symbol_perplexity=None if usage is None else _perplexity(usage),
         mig=mutual_information_gap(codes, factors[1]) if factors else None,
         disentanglement=disentangled[0],
         completeness=disentangled[1],
@@ -389,6 +398,19 @@ def _sigma(model: VAE) -> float | None:
     if not model.config.has_scale or model.config.scale == "per_pixel":
         return None
     return model.learned_sigma.item() if model.config.scale == "learned" else model.config.sigma
+
+
+@torch.inference_mode()
+def _symbol_usage(model: VAE, mu: Tensor) -> list[float] | None:
+    if model.config.latent != "codebook":
+        return None
+    counts = model.codebook.symbols(mu).flatten().bincount(minlength=model.config.n_symbols)
+    return (counts / counts.sum()).tolist()
+
+
+def _perplexity(shares: Sequence[float]) -> float:
+    """e to the entropy of shares that sum to 1: their number where they are equal, else less."""
+    return math.exp(-sum(share * math.log(share) for share in shares if share))
 
 
 @torch.inference_mode()

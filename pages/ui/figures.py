@@ -23,7 +23,11 @@ GROUPS: dict[str, dict[str, tuple[str, str, str]]] = {
     "Likelihood, nats per image": {
         "elbo": ("ELBO", "{:.2f}", "−(reconstruction + KL), one z for each image: a lower bound on log p(x)."),
         "recon_loss": ("Reconstruction", "{:.2f}", "−log p(x|z), summed over pixels; lower is better."),
-        "kl": ("KL", "{:.2f}", "KL(q(z|x) ‖ p(z)), summed over dimensions: what the code tells of its image."),
+        "kl": (
+            "KL",
+            "{:.2f}",
+            "KL(q(z|x) ‖ p(z)), summed over dimensions. On average, the code tells at most so much of its image.",
+        ),
         "nll": (
             "−log p(x)",
             "{:.2f}",
@@ -32,8 +36,8 @@ GROUPS: dict[str, dict[str, tuple[str, str, str]]] = {
             "images; grey values that count as probabilities have no density.",
         ),
         "bits_per_dim": ("Bits per pixel", "{:.4f}", 
-            "−ELBO in bits, divided by the numbers of an image. A code's length for binarized images alone; of a "
-            "density it may be below 0.",
+            "−ELBO in bits, divided by the numbers of an image; below it, −log p(x). A code's length for binarized "
+            "images alone; of a density it may be below 0.",
         ),
     },
     "What the code holds": {
@@ -71,6 +75,11 @@ GROUPS: dict[str, dict[str, tuple[str, str, str]]] = {
             f"How much nearer a code lies to its class than to the next, −1 to 1; of {N_SILHOUETTE:,} images at most.",
         ),
         "symbols_in_use": ("Symbols in use", "{}", "Of the codebook, by any held-out image."),
+        "symbol_perplexity": (
+            "Perplexity of the symbols",
+            "{:.1f}",
+            "e to the entropy of their shares: as many symbols, each used as often, would tell as much.",
+        ),
         "mig": (
             "MIG",
             "{:.3f}",
@@ -94,9 +103,10 @@ GROUPS: dict[str, dict[str, tuple[str, str, str]]] = {
         "sample_distance": (
             "Fréchet distance",
             "{:.3f}",
-            f"Of at most {N_COMPARED:,} samples from as many held-out images, as Gaussians in 50 principal components "
-            "of the pixels. No network is needed; but it sees pixels, not what they mean, and does not catch a model "
-            "that repeats its images. A model without a prior is drawn from a mixture that is fitted to its codes, one "
+            f"Of at most {N_COMPARED:,} samples from the held-out images, as Gaussians in 50 principal components of "
+            "the pixels. Samples are mean pictures, where images are binarized black and white drawn from them. No "
+            "network is needed; but it sees pixels, not what they mean, and does not catch a model that repeats its "
+            "images. A model without a prior is drawn from a mixture that is fitted to its codes, one "
             "with a codebook by how often each symbol occurs.",
         ),
         "label_accuracy": ("Accuracy of its classifier", "{:.1%}", "Of the classifier that was trained on the code."),
@@ -176,7 +186,11 @@ def show_figures(opened: OpenModel) -> None:
                     delta_arrow="off",
                 )
         if title.startswith("What the code") and figures.get("kl_per_dim"):
-            _show_kl(figures["kl_per_dim"], figures.get("active_dims"))
+            names = [axis_name(i) for i in range(len(figures["kl_per_dim"]))]
+            _show_bars(names, figures["kl_per_dim"], "KL, nats", figures.get("active_dims"))
+        if title.startswith("What the code") and figures.get("symbol_usage"):
+            usage = sorted(figures["symbol_usage"], reverse=True)
+            _show_bars([str(i) for i in range(1, len(usage) + 1)], usage, "Share of the codes' symbols")
     missing = "" if opened.has_spread else " A code without spread has no KL, no ELBO and no −log p(x)."
     label = opened.training.left_out_class
     left_out = f" Class {opened.class_names[label]}, left out of training, is among them." if label >= 0 else ""
@@ -192,19 +206,20 @@ def _below(name: str, figures: dict[str, Any], opened: OpenModel) -> str | None:
     """What stands below a figure."""
     if name == "nll":
         return f"± {figures['nll_stderr']:.2f}, {figures['n_importance_samples']:,} samples"
+    if name == "bits_per_dim" and figures.get("nll_bits_per_dim") is not None:
+        return f"{figures['nll_bits_per_dim']:.4f} by −log p(x)"
     return {
         "active_units": f"of {opened.config.latent_dim}",
         "symbols_in_use": f"of {opened.config.n_symbols}",
     }.get(name)
 
 
-def _show_kl(kl: list[float], active: list[bool] | None) -> None:
+def _show_bars(names: list[str], values: list[float], title: str, active: list[bool] | None = None) -> None:
     """Bars, pale where a dimension is not in use."""
-    opacity = [1.0 if is_active else 0.35 for is_active in active or [True] * len(kl)]
-    names = [axis_name(i) for i in range(len(kl))]
+    opacity = [1.0 if is_active else 0.35 for is_active in active or [True] * len(values)]
     figure = go.Figure(
-        go.Bar(x=names, y=kl, marker={"opacity": opacity}, hovertemplate="%{x}: %{y:.3f} nats<extra></extra>")
+        go.Bar(x=names, y=values, marker={"opacity": opacity}, hovertemplate="%{x}: %{y:.3f}<extra></extra>")
     )
     figure.update_layout(height=200, margin={"l": 0, "r": 0, "t": 4, "b": 0})
-    figure.update_yaxes(title="KL, nats")
-    st.plotly_chart(figure, config={"displayModeBar": False}, key="kl bars")
+    figure.update_yaxes(title=title)
+    st.plotly_chart(figure, config={"displayModeBar": False}, key=title)

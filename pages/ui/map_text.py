@@ -50,7 +50,8 @@ def _show_figures(opened: OpenModel, choice: MapChoice) -> None:
         if metrics.kl is not None:
             figures["KL, nats"] = (
                 f"{metrics.kl:.2f}",
-                f"KL(q(z|x) ‖ p(z)), summed over latent dimensions: what the code tells of the image. {over}",
+                "KL(q(z|x) ‖ p(z)), summed over latent dimensions. On average, the code tells at most so much of its "
+                f"image. {over}",
             )
     trust = held_out_trust(opened, choice)
     figures["Trustworthiness of the map"] = (
