@@ -13,7 +13,7 @@ from vae import VAE, ModelConfig, TrainConfig, data, runs
 from vae.checkpoint import checkpoint_root, find, load_latents, load_model, read_config, read_history, read_metrics
 from vae.config import LABELS, ConfigError, check_fit, has_prior
 from vae.data import binarize, corrupt, load_targets, to_float
-from vae.evaluate import active_dims, evaluate
+from vae.evaluate import _perplexity, _symbol_usage, active_dims, evaluate
 from vae.evaluations import measure
 from vae.families import FAMILIES, family_of
 from vae.film import FilmWriter, read_film
@@ -226,6 +226,8 @@ def test_a_mixture_finds_the_clusters_it_was_drawn_from():
         ({"latent": "codebook", "objective": "vq", "n_symbols": 1}, "n_symbols"),
         ({"latent": "codebook", "objective": "vq", "latent_dim": 5, "symbol_dim": 2}, "symbol_dim"),
         ({"latent": "point"}, "objective"),
+        ({"objective": "iwae", "dropout": 0.1}, "dropout"),
+        ({"objective": "tcvae", "batch_size": 1}, "batch_size"),
         ({"objective": "contractive"}, "objective"),
         ({"scale": "learned"}, "scale"),
         ({"labels": "given", "n_classes": 1}, "n_classes"),
@@ -267,11 +269,19 @@ def test_images_that_do_not_fit_are_refused():
 def test_no_image_is_alone_where_codes_are_compared(objective):
     images = torch.zeros(21, 1, 8, 8, dtype=torch.uint8)
     training = replace(SMALL_TRAINING, batch_size=10, objective=objective)
-    with pytest.raises(ConfigError, match="one image alone") as error:
-        Training(VAE(ModelConfig((1, 8, 8))), training, images, images)
+    run = Training(VAE(ModelConfig((1, 8, 8))), training, images, images)
+    assert run.steps_per_epoch == 2  # the one that is left over waits for another epoch
+    assert Training(run.model, replace(training, objective="elbo"), images, images).steps_per_epoch == 3
+    with pytest.raises(ConfigError, match="compares the codes of a batch") as error:
+        runs.check_settings(ModelConfig((1, 8, 8)), replace(training, batch_size=1))
     assert error.value.field == "batch_size"
-    with pytest.raises(ConfigError, match="one image alone"):  # before the run is made: 1,497 = 11 * 136 + 1
-        runs.check_settings(ModelConfig((1, 8, 8)), replace(training, batch_size=136))
+
+
+def test_a_batch_may_be_larger_than_what_a_class_left_out_leaves():
+    model, training = FAMILIES["beta-tcvae"].configs(SMALL | {"left_out_class": 0, "batch_size": 1400, "epochs": 1})
+    runs.check_settings(model, training)
+    some = data.without_class(data.load("digits", "train"), 0)
+    assert Training(VAE(model), training, some.images, some.images).steps_per_epoch == 1
 
 
 @pytest.mark.parametrize(
@@ -304,7 +314,7 @@ def test_the_loss_is_what_its_curve_says(name):
     images = data.load("digits", "held_out")
     batch = Batch(to_float(images.images[:50]), to_float(images.images[:50]), images.labels[:50])
     beta, n = 3.0, 50
-    values = batch_terms(model.eval(), batch, training, beta, 0.25, 1000, torch.Generator().manual_seed(1))
+    values = batch_terms(model.eval(), batch, training, beta, 0.25, torch.Generator().manual_seed(1))
     loss, recon, kl, penalty = (values / n).tolist()
     objective = training.objective
     expected = recon + beta * penalty
@@ -349,7 +359,41 @@ def test_of_a_codebook_the_symbols_are_measured():
         model.codebook.vectors.fill_(0.5)  # all symbols are one
     images = data.load("digits", "held_out")
     result = evaluate(model, FAMILIES["vq-vae"].configs(SMALL)[1], images, images, 0)
-    assert (result.symbols_in_use, result.active_units) == (1, 0)
+    assert (result.symbols_in_use, result.symbol_perplexity, result.active_units) == (1, 1, 0)
+    assert sum(result.symbol_usage) == pytest.approx(1)
+
+
+def test_symbols_that_are_used_as_often_have_their_number_as_perplexity():
+    model = VAE(ModelConfig((1, 8, 8), widths=(), latent_dim=2, latent="codebook", n_symbols=8, symbol_dim=1))
+    codes = torch.arange(4.0).repeat(3000)[:, None].repeat(1, 2)
+    with torch.no_grad():
+        model.codebook.vectors.copy_(torch.arange(8.0)[:, None])
+    assert model.codebook.symbols(codes).unique().tolist() == [0, 1, 2, 3]
+    usage = _symbol_usage(model, codes)
+    assert usage == [0.25] * 4 + [0.0] * 4
+    assert _perplexity(usage) == pytest.approx(4)
+
+
+def test_samples_of_a_model_of_binarized_images_are_black_and_white(monkeypatch):
+    """Mean pictures would count as better than the images themselves."""
+    seen = []
+    monkeypatch.setattr("vae.evaluate.frechet_distance", lambda samples, _: seen.append(samples.unique()) or 0.0)
+    for family in ("vae-dynamic", "vae"):
+        config, training = FAMILIES[family].configs(SMALL)
+        some = load_targets("digits", "held_out", training.targets)
+        model = VAE(config)
+        model.init_weights(torch.full((1, 8, 8), 0.3), torch.Generator().manual_seed(0))
+        evaluate(model, training, some, some, 0)
+        assert (len(seen[-1]) == 2) == (family == "vae-dynamic")
+
+
+def test_a_model_in_training_is_measured_without_dropout():
+    model_config, training = FAMILIES["denoising-ae"].configs(SMALL | {"dropout": 0.5})
+    model = VAE(model_config)
+    model.init_weights(torch.full((1, 8, 8), 0.3), torch.Generator().manual_seed(0))
+    some = data.load("digits", "held_out")
+    gains = [evaluate(model.train(mode), training, some, some, 0).denoising_gain for mode in (True, False)]
+    assert gains[0] == gains[1]
 
 
 def test_held_out_labels_count_as_much_as_the_known_ones():

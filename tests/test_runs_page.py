@@ -16,6 +16,7 @@ from pages.ui.runs_table import KEY
 from tests.conftest import SMALL_MODEL, SMALL_TRAINING
 from vae import ModelConfig, TrainConfig, runs
 from vae.checkpoint import SHIPPED_NAMES, SHIPPED_ROOT, read_config, read_metrics
+from vae.families import FAMILIES
 from vae.film import read_film
 from vae.worker import work
 
@@ -136,6 +137,16 @@ def test_curves_that_can_not_be_compared_say_so():
 
 
 @pytest.mark.usefixtures("checkpoints")
+def test_another_weight_of_the_labels_is_another_loss():
+    family = FAMILIES["semi-supervised-vae"]
+    for weight in (1.0, 50.0):
+        settings = {"dataset": "digits", "label_weight": weight, "widths": (8,), "epochs": 1, "batch_size": 500}
+        runs.create(f"weight-{weight:g}", *family.configs(settings))
+        assert list(work(f"weight-{weight:g}"))
+    assert "what else their loss counts" in texts(open_runs("weight-1", "weight-50"))
+
+
+@pytest.mark.usefixtures("checkpoints")
 def test_a_run_without_curves_is_named():
     runs.create("waits", SMALL_MODEL, SMALL_TRAINING)
     app = open_runs("waits")
@@ -219,11 +230,22 @@ def test_a_shipped_checkpoint_stays_as_it_is():
     assert SHIPPED_ROOT.is_dir()
 
 
+CONVOLUTIONAL = {"network": "conv", "channels": (4, 8), "widths": (16, 8), "likelihood": "gaussian", "sigma": 0.5}
+
+
 @pytest.mark.usefixtures("checkpoints")
-def test_the_settings_of_a_run_come_into_the_form():
-    model = ModelConfig((1, 8, 8), network="conv", channels=(4, 8), widths=(16, 8), latent_dim=3, likelihood="gaussian",
-        sigma=0.5, activation="tanh")  # fmt: skip
-    training = TrainConfig("digits", epochs=7, batch_size=50, learning_rate=0.004, beta=3, seed=5)
+@pytest.mark.parametrize(
+    ("model", "training"),
+    [
+        (CONVOLUTIONAL | {"latent_dim": 3, "activation": "tanh"}, {"beta": 3.0}),
+        ({"latent": "point", "labels": "given", "n_classes": 10}, {"objective": "reconstruction"}),
+        ({"latent": "point", "code_activation": "sigmoid"}, {"objective": "contractive"}),
+        ({"latent": "codebook", "labels": "predicted", "n_classes": 10}, {"objective": "vq", "label_weight": 7.0}),
+    ],
+)
+def test_the_settings_of_a_run_come_into_the_form(model, training):
+    model = ModelConfig((1, 8, 8), **model)
+    training = TrainConfig("digits", epochs=7, batch_size=50, learning_rate=0.004, seed=5, **training)
     folder = runs.create("odd", model, training)
     app = open_runs("odd")
     app.button(key="again odd").click().run()

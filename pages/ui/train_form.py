@@ -17,7 +17,10 @@ from vae.checkpoint import check_name, list_checkpoints
 from vae.config import (
     ACTIVATIONS,
     BETA_SCHEDULES,
+    CODE_ACTIVATIONS,
     CORRUPTIONS,
+    DISTANCES,
+    LABELS,
     LIKELIHOODS,
     NETWORKS,
     OBJECTIVES,
@@ -69,6 +72,12 @@ BETA_TITLES = {
     "capacity": "β, the weight of |KL − C|",
     "tcvae": "β, the weight of the total correlation",
 }
+CODE_TITLES = {"none": "any numbers", "sigmoid": "between 0 and 1, by a sigmoid"}
+LABELS_TITLES = {
+    "unused": "not used",
+    "given": "given to encoder and decoder",
+    "predicted": "predicted from the code",
+}
 TARGET_TITLES = {"grey": "grey values", "static": "binarized once", "dynamic": "binarized at each visit"}
 CORRUPTION_TITLES = {name: name.replace("_", " ") for name in CORRUPTIONS}
 BETA_SCHEDULE_TITLES = {"constant": "constant", "warmup": "warm-up", "cyclical": "cyclical"}
@@ -94,6 +103,8 @@ EXPLANATION = """
 - **Free bits**: so many nats of each dimension's KL, averaged over a batch, cost nothing (Kingma et al.,
   arXiv:1606.04934), so no dimension is pressed below them. At 0 all of the KL counts.
 - **Targets**: what is reconstructed: grey values, or black and white drawn from them, once or anew at each visit.
+- **Labels**: the classes may be given to encoder and decoder, so that the code need not hold them, or be predicted from
+  the code by a linear classifier that learns with it.
 - **Corruption**: the encoder sees an image with noise, or with a share of its pixels black (masking) or black and white
   (salt and pepper); the loss compares with the clean one.
 - **Dropout**: the share of the units of hidden dense layers that a step leaves out.
@@ -147,9 +158,9 @@ def _take_family() -> None:
 
 # Settings whose place in the form is `train-NAME`, and that come with a family.
 FORM_KEYS = (
-    "latent_dim", "likelihood", "scale", "sigma", "n_symbols", "symbol_dim", "dropout", "targets", "objective",
-    "n_samples", "beta", "beta_schedule", "warmup_epochs", "n_cycles", "free_bits", "capacity", "rho", "corruption",
-    "corruption_level", "labelled_share", "label_weight", "left_out_class",
+    "latent_dim", "code_activation", "labels", "likelihood", "scale", "sigma", "n_symbols", "symbol_dim", "dropout",
+    "targets", "objective", "n_samples", "beta", "beta_schedule", "warmup_epochs", "n_cycles", "free_bits", "capacity",
+    "rho", "corruption", "corruption_level", "labelled_share", "label_weight", "left_out_class",
 )  # fmt: skip
 
 
@@ -223,6 +234,7 @@ def _settings(dataset: str, family: Family) -> tuple[ModelConfig, TrainConfig] |
     _ask_likelihood(form)
     _ask_objective(form)
     _ask_steps(form, dataset)
+    in_sight = set(form.places)
     with st.expander("Over time, data, dropout"):
         _ask_schedules(form)
         _ask_data(form, dataset_info(dataset).class_names)
@@ -232,6 +244,8 @@ def _settings(dataset: str, family: Family) -> tuple[ModelConfig, TrainConfig] |
             runs.check_settings(model, training)
         except ConfigError as error:
             form.complain(error)
+            if error.field in set(form.places) - in_sight:  # the expander may be closed
+                st.error(str(error))
         else:
             return model, training
     return None, None
@@ -266,6 +280,8 @@ def _ask_objective(form: _Form) -> None:
         form.choice("objective", "Objective", fitting, OBJECTIVE_TITLES.get)
     objective = form.chosen["objective"]
     form.chosen["code_activation"] = "sigmoid" if objective == "sparse" else "none"
+    if form.defaults["latent"] == "point" and objective not in ("sparse", *DISTANCES):
+        form.choice("code_activation", "The code's values", CODE_ACTIVATIONS, CODE_TITLES.get)
     if objective == "sparse":
         form.number("rho", "ρ, the mean activation", 0.01)
     if objective == "iwae":
@@ -312,7 +328,8 @@ def _ask_data(form: _Form, class_names: Sequence[str]) -> None:
     form.choice("targets", "Targets", TARGETS, TARGET_TITLES.get)
     if form.choice("corruption", "Corruption of the input", CORRUPTIONS, CORRUPTION_TITLES.get) != "none":
         form.number("corruption_level", "Level of the corruption", 0.1)
-    if form.defaults["labels"] == "predicted":
+    fitting = [name for name in LABELS if name != "given" or form.defaults["latent"] != "codebook"]
+    if form.choice("labels", "Labels", fitting, LABELS_TITLES.get) == "predicted":
         form.number("labelled_share", "Share of the images with labels", 0.01)
         form.number("label_weight", "Weight of the labels", 10.0)
     form.number("dropout", "Dropout", 0.1)
