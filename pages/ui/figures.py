@@ -48,13 +48,13 @@ GROUPS: dict[str, dict[str, tuple[str, str, str]]] = {
             "greatest.",
         ),
         "mutual_information": (
-            "Mutual information, nats",
+            "Mutual information",
             "{:.2f}",
             "Of image and z under q: the part of the KL that tells images apart (Hoffman & Johnson 2016), from one z "
             f"of each of {N_MARGINAL:,} images at most. At most log of the number of images.",
         ),
         "marginal_kl": (
-            "Marginal KL, nats",
+            "Marginal KL",
             "{:.2f}",
             "KL(q(z) ‖ p(z)), where q(z) is the mean of all posteriors: the rest of the KL, so at least the KL less "
             "the log of the number of images. 0 if the codes of all images together are distributed as the prior.",
@@ -76,9 +76,9 @@ GROUPS: dict[str, dict[str, tuple[str, str, str]]] = {
         ),
         "symbols_in_use": ("Symbols in use", "{}", "Of the codebook, by any held-out image."),
         "symbol_perplexity": (
-            "Perplexity of the symbols",
+            "Perplexity",
             "{:.1f}",
-            "e to the entropy of their shares: as many symbols, each used as often, would tell as much.",
+            "e to the entropy of the symbols' shares: as many symbols, each used as often, would tell as much.",
         ),
         "mig": (
             "MIG",
@@ -190,7 +190,7 @@ def show_figures(opened: OpenModel) -> None:
             _show_bars(names, figures["kl_per_dim"], "KL, nats", figures.get("active_dims"))
         if title.startswith("What the code") and figures.get("symbol_usage"):
             usage = sorted(figures["symbol_usage"], reverse=True)
-            _show_bars([str(i) for i in range(1, len(usage) + 1)], usage, "Share of the codes' symbols")
+            _show_bars([str(i) for i in range(1, len(usage) + 1)], usage, "Share of each symbol")
     missing = "" if opened.has_spread else " A code without spread has no KL, no ELBO and no −log p(x)."
     label = opened.training.left_out_class
     left_out = f" Class {opened.class_names[label]}, left out of training, is among them." if label >= 0 else ""
@@ -209,6 +209,8 @@ def _below(name: str, figures: dict[str, Any], opened: OpenModel) -> str | None:
     if name == "bits_per_dim" and figures.get("nll_bits_per_dim") is not None:
         return f"{figures['nll_bits_per_dim']:.4f} by −log p(x)"
     return {
+        "mutual_information": "nats",
+        "marginal_kl": "nats",
         "active_units": f"of {opened.config.latent_dim}",
         "symbols_in_use": f"of {opened.config.n_symbols}",
     }.get(name)
