@@ -270,7 +270,7 @@ def compare_speed(kinds: dict[str, Configs], names: list[str], n_restarts: int, 
     print_table(["images/s", *names, *(f"ours / {name}" for name in names[1:])], rows)
 
 
-def compare_precision(n_epochs: int, n_seeds: int, threads: int) -> None:
+def compare_precision(networks: list[str], n_epochs: int, n_seeds: int, threads: int) -> None:
     """Speed and held-out ELBO in full float32 and with `train.fast_arithmetic`, by turns in this process.
 
     Denormals are flushed to zero in both, so that is the gain of bfloat16 alone.
@@ -278,7 +278,8 @@ def compare_precision(n_epochs: int, n_seeds: int, threads: int) -> None:
     images, held_out = (data.load("mnist", split).images for split in data.SPLITS)
     precisions = {"float32": contextlib.nullcontext, "fast": training.fast_arithmetic}
     rows = []
-    for network, settings in (NETWORKS | CONVOLUTIONAL).items():
+    for network in networks:
+        settings = (NETWORKS | CONVOLUTIONAL)[network]
         speeds: dict[str, list[float]] = {name: [] for name in precisions}
         elbos: dict[str, list[float]] = {name: [] for name in precisions}
         for seed in range(n_seeds):
@@ -291,10 +292,13 @@ def compare_precision(n_epochs: int, n_seeds: int, threads: int) -> None:
                 speeds[name].append(n_epochs * len(images) / last.seconds)
                 elbos[name].append(-training.held_out_elbo(model, held_out).loss)
         for name in precisions:
+            moved = [ours - other for ours, other in zip(elbos[name], elbos["float32"], strict=True)]
             rows.append(
-                [network, name, f"{median(speeds[name]):,.0f}", f"{mean(elbos[name]):.2f}", f"{stdev(elbos[name]):.2f}"]
-            )
-    print_table(["network", "arithmetic", "images/s", "held-out ELBO, mean", "its standard deviation over seeds"], rows)
+                [network, name, f"{median(speeds[name]):,.0f}", f"{mean(elbos[name]):.2f}", f"{stdev(elbos[name]):.2f}",
+                 f"{mean(moved):.2f} ± {stdev(moved) / len(moved) ** 0.5:.2f}"]
+            )  # fmt: skip
+    titles = ["network", "arithmetic", "images/s", "held-out ELBO, mean", "its standard deviation over seeds", "moved"]
+    print_table(titles, rows)
 
 
 def main() -> None:
@@ -303,6 +307,8 @@ def main() -> None:
     parser.add_argument("--restarts", type=int, default=3, help="times that new processes are started (default 3)")
     parser.add_argument("--rounds", type=int, default=3, help="with each start (default 3)")
     parser.add_argument("--precision", action="store_true", help="compare the precisions of arithmetic instead")
+    every = list(NETWORKS | CONVOLUTIONAL)
+    parser.add_argument("--networks", nargs="+", choices=every, default=every, help="with --precision (default all)")
     parser.add_argument("--epochs", type=int, default=5, help="with --precision (default 5)")
     parser.add_argument("--seeds", type=int, default=3, help="with --precision, how many (default 3)")
     parser.add_argument(
@@ -313,7 +319,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     print_machine()
     if args.precision:
-        compare_precision(args.epochs, args.seeds, args.threads)
+        compare_precision(args.networks, args.epochs, args.seeds, args.threads)
         return
     settings = {"dataset": "mnist", "epochs": args.rounds + 1, "latent_dim": 16, "device": "cpu"}
     if args.families is not None:
