@@ -124,7 +124,7 @@ def bare_loss(model: VAE, x: Tensor, y: Tensor | None, config: TrainConfig, gene
     match config.objective:
         case "elbo" if y is not None and given is None:
             known = torch.where(torch.rand(len(y), generator=generator) < config.labelled_share, y, training.UNKNOWN)
-            guesses = model.classifier(mu)
+            guesses = model.class_logits(mu)
             cost = F.cross_entropy(guesses, known, ignore_index=training.UNKNOWN, reduction="sum") / len(x)
             return recon + kl.sum() / len(x) + config.label_weight * cost
         case "elbo" if config.free_bits:

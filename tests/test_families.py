@@ -329,7 +329,7 @@ def test_the_loss_is_what_its_curve_says(name):
     if objective == "capacity":  # half of it at a quarter of the training
         assert penalty == pytest.approx(abs(kl - training.capacity / 2), rel=1e-5)
     if model_config.labels == "predicted":
-        classes = model.classifier(model.encode(batch.seen)[0])
+        classes = model.class_logits(model.encode(batch.seen)[0])
         expected += training.label_weight * torch.nn.functional.cross_entropy(classes, batch.labels).item()
     assert loss == pytest.approx(expected, rel=1e-4)
     assert math.isnan(kl) == (model_config.latent != "gaussian")
@@ -361,6 +361,19 @@ def test_of_a_codebook_the_symbols_are_measured():
     result = evaluate(model, FAMILIES["vq-vae"].configs(SMALL)[1], images, images, 0)
     assert (result.symbols_in_use, result.symbol_perplexity, result.active_units) == (1, 1, 0)
     assert sum(result.symbol_usage) == pytest.approx(1)
+
+
+def test_a_classifier_of_a_codebook_reads_the_symbols():
+    config, _ = FAMILIES["vq-vae"].configs(SMALL | {"labels": "predicted"})
+    model = VAE(config)
+    model.init_weights(torch.full((1, 8, 8), 0.3), torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        model.codebook.vectors.fill_(0.5)
+    mu = torch.randn(20, config.latent_dim, requires_grad=True)
+    classes = model.class_logits(mu)
+    torch.testing.assert_close(classes, classes[:1].expand(20, -1))
+    classes.sum().backward()  # as through the choice of symbols in training
+    assert mu.grad.abs().sum() > 0
 
 
 def test_symbols_that_are_used_as_often_have_their_number_as_perplexity():

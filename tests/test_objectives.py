@@ -36,6 +36,7 @@ from vae.objectives import (
     sparsity_kl,
     total_correlation,
 )
+from vae.train import fast_arithmetic
 
 SHAPE = (5, 3, 4, 6)  # (B, C, H, W), all different: a sum over the wrong axis shows
 
@@ -295,6 +296,17 @@ def test_energy_distance_is_scipys():
     square = scipy.stats.energy_distance(a[:, 0], b[:, 0]) ** 2  # with each point paired with itself too
     shift = sum(scipy.spatial.distance.pdist(s).mean() / 40 for s in (a, b))
     assert float(energy_distance(a, b)) == pytest.approx(square - shift, abs=1e-5)
+
+
+def test_energy_distance_is_exact_in_training():
+    """Where products are of bfloat16."""
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(128, 16, generator=generator) for _ in range(2))
+    within = sum(scipy.spatial.distance.pdist(s).mean() for s in (a, b))
+    with fast_arithmetic():
+        assert float(energy_distance(a, b)) == pytest.approx(
+            2 * scipy.spatial.distance.cdist(a, b).mean() - within, abs=1e-5
+        )
 
 
 def test_the_codebook_loss_moves_the_vectors_and_commits_the_code():

@@ -417,7 +417,7 @@ def _perplexity(shares: Sequence[float]) -> float:
 def _label_accuracy(model: VAE, mu: Tensor, labels: Tensor) -> float | None:
     if model.config.labels != "predicted":
         return None
-    return float((model.classifier(mu).argmax(1) == labels).float().mean())
+    return float((model.class_logits(mu).argmax(1) == labels).float().mean())
 
 
 def _anomaly_auc(model: VAE, config: TrainConfig, held_out: Images) -> float | None:

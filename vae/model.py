@@ -112,6 +112,10 @@ class VAE(
         """z (B, D) -> what of it reaches the decoder: the nearest symbols where there is a codebook, else z itself."""
         return self.codebook.lookup(self.codebook.symbols(z)) if self.config.latent == "codebook" else z
 
+    def class_logits(self, mu: Tensor) -> Tensor:
+        """Codes (B, D) -> (B, n_classes), of a model that predicts labels; of a codebook, from the symbols."""
+        return self.classifier(self.codebook(mu) if self.config.latent == "codebook" else mu)
+
     def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """z: (B, D), y: (B,) classes where labels are given -> the likelihood's parameters: logits (B, C, H, W), and
         where each pixel has a scale (B, 2 C, H, W), the logits first, then log sigma."""

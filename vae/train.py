@@ -122,7 +122,7 @@ def beta_share_at(epoch: float, config: TrainConfig) -> float:
 def fast_arithmetic(model: VAE | None = None) -> Iterator[None]:
     """Inside, float32 products use the processor's fastest units (bfloat16 in them, where it has those), and numbers
     below 1e-38 count as 0: Adam's moments decay into them, and a processor handles such numbers many times slower.
-    The features of a convolutional `model` are bfloat16 too on such a processor, which halves the time of a step; of
+    The features of a convolutional `model` are bfloat16 too on such a processor, which takes two thirds of the time; of
     dense layers they are not, where it would gain nothing. Weights, elementwise terms and sums stay float32.
 
     Held-out ELBO moves by less than the seed moves it (benchmarks/training_speed.py measures both); the figures of a
@@ -218,7 +218,7 @@ def batch_terms(
                 penalty = code_penalty(model, mu, config)
             loss = recon + beta * penalty
     if model.config.labels == "predicted" and batch.labels is not None:
-        classes = model.classifier(mu)
+        classes = model.class_logits(mu)
         # Held-out images have all their labels; they count as much as those of the training images that have one.
         weight = config.label_weight * (1.0 if model.training else config.labelled_share)
         loss = loss + weight * F.cross_entropy(classes, batch.labels, ignore_index=UNKNOWN, reduction="sum")
@@ -534,6 +534,8 @@ def _check_data(
             raise ConfigError("dataset", f"its images are {some.dtype}; use uint8, 0 to 255, which count as 0 to 1")
         if tuple(some.shape[1:]) != model.image_shape:
             raise ConfigError("image_shape", f"{model.image_shape} is not that of the images, {tuple(some.shape[1:])}")
+    if len(images) < 2 and config.objective in NEED_TWO:
+        raise ConfigError("objective", f"{config.objective!r} compares images, and there is {len(images)}; use another")
     if config.batch_size > len(images) and config.left_out_class < 0:  # else those that are left make one step
         raise ConfigError("batch_size", f"{config.batch_size} was given; there are only {len(images)} training images")
     if model.labels == "unused":
