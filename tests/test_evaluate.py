@@ -32,7 +32,7 @@ from vae.evaluate import (
     silhouette,
     ssim,
 )
-from vae.evaluations import evaluation_status, measure, read_figures, start_evaluation
+from vae.evaluations import evaluation_status, keep_figures, measure, read_figures, start_evaluation
 from vae.latent import encode_images
 from vae.train import held_out_elbo
 
@@ -282,6 +282,13 @@ def test_figures_are_measured_in_the_background_and_kept(small):
     weights = small / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\0")
     assert read_figures(small.name) is None  # of other weights
+
+
+def test_figures_of_an_earlier_version_are_not_shown(small):
+    keep_figures(small.name, figures := measure(small.name, 0))
+    assert read_figures(small.name) == figures
+    keep_figures(small.name, {name: value for name, value in figures.items() if name != "ssim"})
+    assert read_figures(small.name) is None
 
 
 def test_what_cannot_be_measured_is_said(small):

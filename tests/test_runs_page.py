@@ -240,6 +240,7 @@ CONVOLUTIONAL = {"network": "conv", "channels": (4, 8), "widths": (16, 8), "like
         (CONVOLUTIONAL | {"latent_dim": 3, "activation": "tanh"}, {"beta": 3.0}),
         ({"latent": "point", "labels": "given", "n_classes": 10}, {"objective": "reconstruction"}),
         ({"latent": "point", "code_activation": "sigmoid"}, {"objective": "contractive"}),
+        ({"labels": "given", "n_classes": 10}, {}),
         ({"latent": "codebook", "labels": "predicted", "n_classes": 10}, {"objective": "vq", "label_weight": 7.0}),
     ],
 )

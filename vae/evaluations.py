@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from vae import data
 from vae.checkpoint import CheckpointError, find, load_model, read_config, read_json, write_json
 from vae.config import check_integer
-from vae.evaluate import evaluate
+from vae.evaluate import Evaluation, evaluate
 from vae.processes import (
     ACTIVE_STATES,
     RunError,
@@ -126,11 +126,13 @@ def keep_figures(name: str, figures: dict[str, Any]) -> None:
 
 
 def read_figures(name: str) -> dict[str, Any] | None:
-    """What was measured of a checkpoint; None if nothing was, or its weights are others now."""
+    """What was measured of a checkpoint; None if nothing was, if its weights are others now, or if an earlier version
+    measured it, which had other figures."""
     folder = find(name)
     try:
         figures = read_json(folder / FIGURES_FILE)
-        return figures if figures.get("weights") == _digest(folder) else None
+        is_whole = all(field.name in figures for field in fields(Evaluation))
+        return figures if is_whole and figures.get("weights") == _digest(folder) else None
     except (CheckpointError, OSError):
         return None
 

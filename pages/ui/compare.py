@@ -10,7 +10,7 @@ from pages.ui.charts import overlay
 from pages.ui.instrument import LOSSES
 from pages.ui.latent_map import CLASS_COLOURS
 from pages.ui.runs_table import kl_terms, likelihood_title
-from vae import ModelConfig, TrainConfig
+from vae import TrainConfig
 from vae.checkpoint import CheckpointError, find, read_history
 from vae.config import WITHOUT_BETA
 from vae.processes import ACTIVE_STATES
@@ -81,14 +81,10 @@ def _caveat(chosen: list[Run], term: str) -> str:
         return "Of a run with the importance-weighted bound, this is −bound − KL; its reconstruction is in the table."
     if term == "loss" and len(objectives) > 1:
         return "These runs differ in their objective, so their losses can't be compared; see their parts."
-    weights = {(t.objective in WITHOUT_BETA or t.beta, kl_terms(t), _label_terms(m, t)) for m, t in trainings}
+    weights = {(t.objective in WITHOUT_BETA or t.beta, kl_terms(m, t)) for m, t in trainings}
     if term == "loss" and len(weights) > 1:
         return "These runs differ in β or in what else their loss counts, so their losses can't be compared."
     return ""
-
-
-def _label_terms(model: ModelConfig, training: TrainConfig) -> tuple[float, float] | None:
-    return (training.label_weight, training.labelled_share) if model.labels == "predicted" else None
 
 
 def _corruption(training: TrainConfig) -> tuple[str, float]:

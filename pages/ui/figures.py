@@ -168,7 +168,7 @@ def show_figures(opened: OpenModel) -> None:
     if not figures:
         st.info("Nothing has been measured of these weights yet.")
         return
-    if opened.told is not None:
+    if opened.told is not None and opened.has_spread:
         st.caption("This model is told each image's class: its ELBO and −log p(x) are those of log p(x|class).")
     for title, group in GROUPS.items():
         shown = {name: group[name] for name in group if figures.get(name) is not None}
@@ -187,10 +187,11 @@ def show_figures(opened: OpenModel) -> None:
                 )
         if title.startswith("What the code") and figures.get("kl_per_dim"):
             names = [axis_name(i) for i in range(len(figures["kl_per_dim"]))]
-            _show_bars(names, figures["kl_per_dim"], "KL, nats", figures.get("active_dims"))
-        if title.startswith("What the code") and figures.get("symbol_usage"):
+            _show_bars(names, figures["kl_per_dim"], "KL, nats", figures["active_dims"])
+        if title.startswith("What the code") and figures["symbol_usage"]:
             usage = sorted(figures["symbol_usage"], reverse=True)
-            _show_bars([str(i) for i in range(1, len(usage) + 1)], usage, "Share of each symbol")
+            ranks = [f"{i}." for i in range(1, len(usage) + 1)]
+            _show_bars(ranks, usage, "Share of symbols", below="symbols, the most used first")
     missing = "" if opened.has_spread else " A code without spread has no KL, no ELBO and no −log p(x)."
     label = opened.training.left_out_class
     left_out = f" Class {opened.class_names[label]}, left out of training, is among them." if label >= 0 else ""
@@ -206,7 +207,7 @@ def _below(name: str, figures: dict[str, Any], opened: OpenModel) -> str | None:
     """What stands below a figure."""
     if name == "nll":
         return f"± {figures['nll_stderr']:.2f}, {figures['n_importance_samples']:,} samples"
-    if name == "bits_per_dim" and figures.get("nll_bits_per_dim") is not None:
+    if name == "bits_per_dim" and figures["nll_bits_per_dim"] is not None:
         return f"{figures['nll_bits_per_dim']:.4f} by −log p(x)"
     return {
         "mutual_information": "nats",
@@ -216,12 +217,17 @@ def _below(name: str, figures: dict[str, Any], opened: OpenModel) -> str | None:
     }.get(name)
 
 
-def _show_bars(names: list[str], values: list[float], title: str, active: list[bool] | None = None) -> None:
-    """Bars, pale where a dimension is not in use."""
+def _show_bars(
+    names: list[str], values: list[float], title: str, active: list[bool] | None = None, below: str = ""
+) -> None:
+    """Bars, pale where a dimension is not in use; title and below name the axes."""
     opacity = [1.0 if is_active else 0.35 for is_active in active or [True] * len(values)]
     figure = go.Figure(
-        go.Bar(x=names, y=values, marker={"opacity": opacity}, hovertemplate="%{x}: %{y:.3f}<extra></extra>")
+        go.Bar(
+            x=names, y=values, marker={"opacity": opacity}, hovertemplate=f"%{{x}} {title}: %{{y:.3g}}<extra></extra>"
+        )
     )
     figure.update_layout(height=200, margin={"l": 0, "r": 0, "t": 4, "b": 0})
     figure.update_yaxes(title=title)
+    figure.update_xaxes(title=below)
     st.plotly_chart(figure, config={"displayModeBar": False}, key=title)

@@ -70,15 +70,12 @@ def _await_first_record(name: str) -> None:
         time.sleep(0.02)
 
 
-LABELS_SAID = {"unused": "", "given": "told the class", "predicted": "class predicted from the code"}
-
-
 def _describe(model: ModelConfig, training: TrainConfig) -> str:
     """A run's settings in one line."""
     parts = [
         FAMILIES[family_of(model, training)].title, training.dataset, f"{layers(model)}, {model.activation}",
         likelihood_title(model), "" if training.objective in WITHOUT_BETA else f"β {training.beta:g}",
-        kl_terms(training), LABELS_SAID[model.labels], f"{training.epochs:,} epochs", f"batch {training.batch_size}",
+        kl_terms(model, training), f"{training.epochs:,} epochs", f"batch {training.batch_size}",
         f"learning rate {training.learning_rate:g}, {training.schedule}", f"seed {training.seed}",
     ]  # fmt: skip
     return " · ".join(filter(None, parts))

@@ -136,7 +136,7 @@ def _row(run: Run) -> dict[str, Any]:
         "family": FAMILIES[family_of(model, training)].title,
         "likelihood": likelihood_title(model),
         "beta": None if training.objective in WITHOUT_BETA else training.beta,
-        "kl_terms": kl_terms(training),
+        "kl_terms": kl_terms(model, training),
         "epoch": epoch,
         "epochs": training.epochs,
         "elbo": metrics and metrics.elbo,
@@ -168,8 +168,9 @@ def layers(model: ModelConfig) -> str:
     return f"{model.network} {'-'.join(map(str, (*model.channels, *model.widths, model.latent_dim)))}"
 
 
-def kl_terms(training: TrainConfig) -> str:
+def kl_terms(model: ModelConfig, training: TrainConfig) -> str:
     """What is special in how it is trained; empty if nothing is."""
+    labels = f"labels of {training.labelled_share:.0%} known, weight {training.label_weight:g}"
     parts = {
         f"warm-up, {training.warmup_epochs:g} epochs": training.beta_schedule == "warmup",
         f"{training.n_cycles} cycles": training.beta_schedule == "cyclical",
@@ -179,7 +180,8 @@ def kl_terms(training: TrainConfig) -> str:
         f"ρ {training.rho:g}": training.objective == "sparse",
         f"targets {training.targets}": training.targets != "grey",
         f"{training.corruption.replace('_', ' ')} {training.corruption_level:g}": training.corruption != "none",
-        f"labels of {training.labelled_share:.0%}": training.labelled_share < 1,
+        "told the class": model.labels == "given",
+        labels: model.labels == "predicted",
         f"class {training.left_out_class} left out": training.left_out_class >= 0,
     }
     return " · ".join(part for part, is_so in parts.items() if is_so)

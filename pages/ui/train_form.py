@@ -92,6 +92,7 @@ EXPLANATION = """
   smaller σ, the more the picture weighs. σ is fixed, learned, or given by the decoder for each pixel.
 - **Objective**: what the loss has beside the reconstruction. With the ELBO it is reconstruction + β · KL; at β = 1
   the negative ELBO, and a larger β tidies latent space and blurs pictures.
+- **The code's values**, where a code is a point: any numbers, or bounded by a sigmoid, as a sparse autoencoder's are.
 - **Epochs** are passes over the training images, a **batch** is the images of one step, and the **learning rate** is
   Adam's at the start.
 - **Rate over time**: the learning rate falls to 0 along half a *cosine* (Loshchilov & Hutter, arXiv:1608.03983), along
@@ -332,6 +333,8 @@ def _ask_data(form: _Form, class_names: Sequence[str]) -> None:
     if form.choice("labels", "Labels", fitting, LABELS_TITLES.get) == "predicted":
         form.number("labelled_share", "Share of the images with labels", 0.01)
         form.number("label_weight", "Weight of the labels", 10.0)
+    else:
+        form.chosen["labelled_share"] = TRAINING["labelled_share"]
     form.number("dropout", "Dropout", 0.1)
     form.choice(
         "left_out_class", "Class left out of training", range(-1, len(class_names)),
