@@ -35,7 +35,7 @@ from vae.model import VAE
 from vae.train import Change, Record, Terms
 
 SHIPPED_ROOT = Path(__file__).resolve().parent.parent / "checkpoints"
-SHIPPED_NAMES = ("digits-2d", "mnist-16d", "mnist-2d", "mnist-conv-iwae", "mnist-vae-50")
+SHIPPED_NAMES = ("digits-2d", "mnist-16d", "mnist-2d", "mnist-conv-iwae", "mnist-iwae-50", "mnist-vae-50")
 MAX_JSON_BYTES = 1_000_000
 # Settings that were always there; configs of earlier versions have no others.
 FIRST_SETTINGS = {
