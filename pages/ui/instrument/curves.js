@@ -230,16 +230,20 @@ class Chart {
     this.axes.innerHTML = parts.join("");
   }
 
-  /** Where someone changed a setting. */
+  /** Where someone changed a setting; each label in the first line where it covers no other. */
   drawMarks() {
     const [low, high] = this.curves.shown;
     const slack = 1e-6 * high; // records travel as float32, marks do not
     const shown = this.curves.marks.filter(({ epoch }) => epoch >= low - slack && epoch <= high + slack);
-    this.marks.replaceChildren(...shown.map(({ epoch, text }, k) => {
+    const ends = []; // of the last label in each line
+    this.marks.replaceChildren(...shown.map(({ epoch, text }) => {
       const x = this.x(epoch), group = svg("g");
       svg("line", { x1: x, x2: x, y1: CHART.top, y2: CHART.height - CHART.bottom }, group);
-      const isLate = x > this.width - 90;
-      const label = svg("text", { x: x + (isLate ? -4 : 4), y: CHART.top + 10 + 12 * (k % 3),
+      const isLate = x > this.width - 90, textWidth = 6.5 * text.length;
+      const left = isLate ? x - 4 - textWidth : x + 4;
+      const line = [...ends, -Infinity].findIndex(end => end < left);
+      ends[line] = left + textWidth;
+      const label = svg("text", { x: x + (isLate ? -4 : 4), y: CHART.top + 10 + 12 * line,
         "text-anchor": isLate ? "end" : "start" }, group);
       label.textContent = text;
       return group;
