@@ -13,7 +13,7 @@ from vae import VAE, ModelConfig, TrainConfig, data, runs
 from vae.checkpoint import checkpoint_root, find, load_latents, load_model, read_config, read_history, read_metrics
 from vae.config import LABELS, ConfigError, check_fit, has_prior
 from vae.data import binarize, corrupt, load_targets, to_float
-from vae.evaluate import _perplexity, _symbol_usage, active_dims, evaluate
+from vae.evaluate import active_dims, evaluate, perplexity, symbol_usage
 from vae.evaluations import measure
 from vae.families import FAMILIES, family_of
 from vae.film import FilmWriter, read_film
@@ -282,6 +282,8 @@ def test_a_batch_may_be_larger_than_what_a_class_left_out_leaves():
     runs.check_settings(model, training)
     some = data.without_class(data.load("digits", "train"), 0)
     assert Training(VAE(model), training, some.images, some.images).steps_per_epoch == 1
+    with pytest.raises(ConfigError, match="there is 1"):
+        Training(VAE(model), training, some.images[:1], some.images)
 
 
 @pytest.mark.parametrize(
@@ -382,9 +384,9 @@ def test_symbols_that_are_used_as_often_have_their_number_as_perplexity():
     with torch.no_grad():
         model.codebook.vectors.copy_(torch.arange(8.0)[:, None])
     assert model.codebook.symbols(codes).unique().tolist() == [0, 1, 2, 3]
-    usage = _symbol_usage(model, codes)
+    usage = symbol_usage(model, codes)
     assert usage == [0.25] * 4 + [0.0] * 4
-    assert _perplexity(usage) == pytest.approx(4)
+    assert perplexity(usage) == pytest.approx(4)
 
 
 def test_samples_of_a_model_of_binarized_images_are_black_and_white(monkeypatch):

@@ -186,6 +186,21 @@ def silhouette(mu: Tensor, labels: Tensor) -> float:
     return float(silhouette_score(mu[some].numpy(), labels[some].numpy()))
 
 
+@torch.inference_mode()
+def symbol_usage(model: VAE, mu: Tensor) -> list[float] | None:
+    """The share of each of a codebook's symbols in the codes mu (N, D), n_symbols numbers that sum to 1; None where
+    there is no codebook."""
+    if model.config.latent != "codebook":
+        return None
+    counts = model.codebook.symbols(mu).flatten().bincount(minlength=model.config.n_symbols)
+    return (counts / counts.sum()).tolist()
+
+
+def perplexity(shares: Sequence[float]) -> float:
+    """e to the entropy of shares that sum to 1: their number where they are equal, else less."""
+    return math.exp(-sum(share * math.log(share) for share in shares if share))
+
+
 def mutual_information_gap(mu: Tensor, factors: np.ndarray) -> float:
     """Mean over factors of how much more the dimension that knows most of a factor knows than the next, as a share of
     the factor's entropy; 0 to 1. mu: (N, D), D > 1; factors: (N, F) integers. Source: Chen et al., arXiv:1802.04942.
@@ -346,7 +361,7 @@ def evaluate(
             factors = None  # one dimension can't tell factors apart
         disentangled = dci(train_codes, factors[0], codes, factors[1]) if factors else (None, None, None)
         in_use = active_dims(codes, has_prior(model.config, config)).tolist()
-        denoises, usage = config.corruption != "none", _symbol_usage(model, mu)
+        denoises, usage = config.corruption != "none", symbol_usage(model, mu)
         gain = denoising_gain(model, held_out.images, config, held_out.labels) if denoises else None
         auc = _anomaly_auc(model, config, held_out)
     return Evaluation(
@@ -377,7 +392,7 @@ def evaluate(
         anomaly_auc=auc,
         symbol_usage=usage,
         symbols_in_use=None if usage is None else sum(share > 0 for share in usage),
-        symbol_perplexity=None if usage is None else _perplexity(usage),
+        symbol_perplexity=None if usage is None else perplexity(usage),
         mig=mutual_information_gap(codes, factors[1]) if factors else None,
         disentanglement=disentangled[0],
         completeness=disentangled[1],
@@ -398,19 +413,6 @@ def _sigma(model: VAE) -> float | None:
     if not model.config.has_scale or model.config.scale == "per_pixel":
         return None
     return model.learned_sigma.item() if model.config.scale == "learned" else model.config.sigma
-
-
-@torch.inference_mode()
-def _symbol_usage(model: VAE, mu: Tensor) -> list[float] | None:
-    if model.config.latent != "codebook":
-        return None
-    counts = model.codebook.symbols(mu).flatten().bincount(minlength=model.config.n_symbols)
-    return (counts / counts.sum()).tolist()
-
-
-def _perplexity(shares: Sequence[float]) -> float:
-    """e to the entropy of shares that sum to 1: their number where they are equal, else less."""
-    return math.exp(-sum(share * math.log(share) for share in shares if share))
 
 
 @torch.inference_mode()
